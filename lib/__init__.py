@@ -1,0 +1,1 @@
+"""The laboratory's library: the model, the loop, and what the notebooks call."""

@@ -1,0 +1,209 @@
+"""Every parameter of a run, once: name, type, bounds, default, meaning; and the presets, which are sets of values.
+
+The comment behind each parameter is its help: the command line and the notebooks' parameter cells show the same words.
+"""
+import dataclasses
+import difflib
+import math
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+ROOT = Path(__file__).resolve().parent.parent  # the project folder: relative paths of a configuration start here
+
+
+class InputError(ValueError):
+    """What a person asked for cannot be done; the message says why and what to do instead."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The closed interval a number must lie in; `above` excludes its lower end, `below` its upper one."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high and self.above < value < self.below
+
+    def __str__(self) -> str:
+        words = {"at least": self.low, "at most": self.high, "above": self.above, "below": self.below}
+        return " and ".join(f"{word} {limit:g}" for word, limit in words.items() if math.isfinite(limit))
+
+
+Count = Annotated[int, Bounds(low=1)]
+CountOrZero = Annotated[int, Bounds(low=0)]
+Positive = Annotated[float, Bounds(above=0, below=math.inf)]
+PositiveOrZero = Annotated[float, Bounds(low=0, below=math.inf)]
+Fraction = Annotated[float, Bounds(low=0, below=1)]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The parameters of one run; the defaults are the preset `excerpt`. Raises InputError for an impossible value."""
+
+    # the text
+    input_file: str = "data/input.txt"  # text to learn, UTF-8; the default file is made where it is missing
+    max_tokens: CountOrZero = 4096  # learn only the first this many tokens of it; 0: all
+    order: Literal["epoch", "random", "sequential"] = "epoch"  # windows: shuffled epochs, random ones, or in text order
+    randomize_batches: bool = False  # the same as --order random
+    # the model
+    n_layer: Count = 12  # blocks
+    n_head: Count = 12  # attention heads in a block
+    n_embd: Count = 768  # channels of the residual stream
+    block_size: Count = 1024  # positions the model has embeddings for
+    dropout: Fraction = 0.0  # share of activations dropped in training; 0 memorises fastest
+    # a step
+    batch_size: Count = 4  # sequences in a micro-batch
+    seq_len: Count = 128  # tokens in a sequence
+    grad_accum: Count = 1  # micro-batches in a step
+    # the optimiser
+    lr: Positive = 3e-4  # peak learning rate
+    warmup_steps: CountOrZero = 0  # steps over which the learning rate rises to its peak
+    lr_schedule: Literal["constant", "cosine", "linear"] = "constant"  # after warm-up; the last two reach 0 at --steps
+    weight_decay: PositiveOrZero = 0.0  # of AdamW, on matrices only
+    beta1: Fraction = 0.9  # decay of AdamW's mean of gradients
+    beta2: Fraction = 0.95  # decay of AdamW's mean of squared gradients
+    clip_grad: PositiveOrZero = 1.0  # longest gradient norm let through; 0: no limit
+    # when to stop
+    target_loss: PositiveOrZero = 0.099999  # stop as soon as the loss over the whole text is below this
+    steps: Count = 400  # stop after this many updates of the weights
+    max_hours: PositiveOrZero = 0.0  # stop after this many hours of training; 0: no limit
+    # what to write, and when
+    out_dir: str = ""  # folder of the run; empty: runs/<UTC time>-<preset>
+    log_every: Count = 1  # steps between two rows of the metrics
+    save_every: Count = 100  # steps between two checkpoints
+    sample_every: Count = 40  # steps between two samples
+    # samples
+    prompt: str = "BIANCA:\n"  # text that the samples continue
+    num_prompts: Count = 1  # continuations in each sample
+    max_new_tokens: Count = 100  # tokens in each continuation
+    temperature: PositiveOrZero = 0.9  # below 1 sharpens the choice, above 1 flattens it; 0 takes the likeliest
+    top_k: CountOrZero = 50  # choose among this many likeliest tokens; 0: among all
+    # the machine
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # where to compute; auto: a GPU if there is one
+    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # mixed precision; auto: on a GPU
+    compile: bool = False  # compile the model with torch.compile
+    seed: CountOrZero = 1337  # of the weights, the order of the windows and the samples
+    resume: str = ""  # go on with this run: its folder or a checkpoint in it
+
+    def __post_init__(self):
+        for name, hint in get_type_hints(RunConfig, include_extras=True).items():
+            object.__setattr__(self, name, _checked(name, getattr(self, name), hint))
+        if self.seq_len > self.block_size:
+            raise InputError(f"seq_len {self.seq_len} is longer than block_size {self.block_size}: lower --seq_len")
+        if self.n_embd % self.n_head:
+            raise InputError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}: change one of them")
+        if self.warmup_steps >= self.steps:
+            raise InputError(f"warmup_steps {self.warmup_steps} leaves nothing of steps {self.steps}: lower it")
+        if not self.prompt:
+            raise InputError("prompt is empty: give at least one character, a line break for instance")
+        if self.randomize_batches:
+            object.__setattr__(self, "order", "random")
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch_size * self.seq_len * self.grad_accum
+
+    def located(self, base: Path) -> "RunConfig":
+        """The same with paths relative to `base` rewritten relative to the project folder."""
+        paths = {name: str(base / getattr(self, name)) for name in ("input_file", "out_dir", "resume")
+                 if getattr(self, name)}
+        return dataclasses.replace(self, **{name: relative_to_root(path) for name, path in paths.items()})
+
+
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    """The value, with whole numbers made floats where those are asked for; InputError if it does not fit the hint."""
+    bounds = None
+    if get_origin(hint) is Annotated:
+        hint, bounds = get_args(hint)
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise InputError(f"{name} {value!r} is not known: choose one of {', '.join(get_args(hint))}")
+        return value
+    if hint is float and type(value) is int:
+        value = float(value)
+    if type(value) is not hint:
+        kind = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}[hint]
+        raise InputError(f"{name} must be {kind}, not {value!r}")
+    if bounds and value not in bounds:
+        raise InputError(f"{name} must be {bounds or 'finite'}, not {value}")
+    return value
+
+
+def relative_to_root(path: str | os.PathLike) -> str:
+    """A path as it stands in a configuration: relative to the project folder, so that it names no home folder."""
+    try:
+        return Path(os.path.relpath(path, ROOT)).as_posix()
+    except ValueError:  # on another drive of a Windows machine there is no relative path
+        return str(path)
+
+
+# What the weights, the optimiser's moments or the order of the data of a run already depend on
+FIXED_ON_RESUME = ("max_tokens", "order", "n_layer", "n_head", "n_embd", "block_size", "batch_size", "seq_len",
+                   "grad_accum", "weight_decay", "beta1", "beta2", "seed")
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "excerpt": {},  # 124M on the first tokens of the text, to the target: minutes on a laptop
+    # 124M on the whole text, to the target: the recipe of the best public run of this task
+    "full": dict(max_tokens=0, batch_size=8, seq_len=256, warmup_steps=100, lr_schedule="cosine", steps=6000,
+                 log_every=10, save_every=500, sample_every=500),
+    # the seed project's check that everything works: 200 steps
+    "sanity": dict(max_tokens=0, steps=200, log_every=10, save_every=100, sample_every=100),
+    # what the seed project's logged run really was
+    "seed": dict(max_tokens=0, order="sequential", batch_size=48, seq_len=128, grad_accum=3, weight_decay=0.1,
+                 amp="fp16", steps=200_000, log_every=50, save_every=2000, sample_every=2000),
+    # what the notebooks show: a small model that learns a few pages in minutes
+    "notebook": dict(n_layer=4, n_head=4, n_embd=256, block_size=256, lr=1e-3, steps=400, log_every=5,
+                     save_every=200, sample_every=100),
+    # a toy for tests: seconds
+    "tiny": dict(max_tokens=512, n_layer=2, n_head=2, n_embd=64, block_size=64, seq_len=32, lr=3e-3, steps=60,
+                 log_every=5, save_every=20, sample_every=30, max_new_tokens=20, target_loss=4.0),
+}
+
+
+def preset_config(preset: str, **changes: Any) -> RunConfig:
+    """A preset with some values changed; InputError for a preset or a parameter that does not exist."""
+    _known("preset", preset, PRESETS)
+    for name in changes:
+        _known("parameter", name, RunConfig.__dataclass_fields__)
+    return RunConfig(**PRESETS[preset] | changes)
+
+
+def notebook_config(cell: dict[str, Any]) -> RunConfig:
+    """The configuration that a notebook's parameters cell asks for; `cell` is the notebook's globals().
+
+    The cell shows the values of the preset `notebook`. Where its variable `preset` names another one, values left as
+    they stand follow that preset and edited ones win. Where it is `given`, as run_training.py sets it, every value is
+    taken as it stands.
+    """
+    shown = dataclasses.asdict(preset_config("notebook"))
+    given = {name: cell[name] for name in shown if name in cell}
+    if cell["preset"] == "given":
+        return RunConfig(**given)
+    return preset_config(cell["preset"], **{name: value for name, value in given.items() if value != shown[name]})
+
+
+def default_preset(input_file: str) -> str:
+    """`excerpt` without a GPU, `full` with one; `full` too for a text of one's own, which is meant as a whole."""
+    return "full" if input_file or _has_gpu() else "excerpt"
+
+
+def _has_gpu() -> bool:
+    """Whether torch can use a GPU; torch is imported only where a driver makes that likely, for it takes seconds."""
+    if not (shutil.which("nvidia-smi") or shutil.which("rocm-smi") or sys.platform == "darwin"):
+        return False
+    import torch
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
+
+
+def _known(kind: str, name: str, names) -> None:
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(names)}"
+        raise InputError(f"there is no {kind} {name!r}: {hint}")

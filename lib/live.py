@@ -1,0 +1,42 @@
+"""What a notebook shows while training goes on: one status line and one curve, both renewed in place."""
+import time
+from typing import Any
+
+from IPython.display import display
+
+from lib import plots
+from lib.config import RunConfig
+from lib.run_folder import RunFolder
+
+
+class LiveView:
+    """Called with each logged row of a run. Redraws the status once a second and the curve every `every_sec`."""
+
+    def __init__(self, run: RunFolder, config: RunConfig, floor: float, every_sec: float = 15.0):
+        self.run, self.config, self.floor, self.every_sec = run, config, floor, every_sec
+        self.status = display({"text/plain": "starting"}, raw=True, display_id=True)
+        self.curve = None
+        self._told = self._drawn = float("-inf")
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if now - self._told >= 1:
+            self._told = now
+            self.tell(row)
+        if now - self._drawn >= self.every_sec:
+            self._drawn = now
+            self.draw()
+
+    def tell(self, row: dict[str, Any]) -> None:
+        c = self.config
+        left = (c.steps - row["step"]) * c.tokens_per_step / row["tokens_per_sec"] / 60
+        line = (f"step {row['step']:,} of at most {c.steps:,} | loss {row['loss']:.4f} | mean over the last epoch "
+                f"{row['mean_loss']:.4f} | target {c.target_loss:g} | {row['tokens_per_sec']:,.0f} tokens/s | "
+                f"at most {left:,.0f} min left")
+        self.status.update({"text/plain": line}, raw=True)
+
+    def draw(self) -> None:
+        metrics = self.run.read_metrics()
+        alt = f"Training loss up to step {metrics['step'].iloc[-1]:,}: {metrics['loss'].iloc[-1]:.4f}"
+        figure = plots.loss_curve(metrics, self.config.target_loss, self.floor)
+        self.curve = plots.show(figure, alt, self.curve)

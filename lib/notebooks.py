@@ -1,0 +1,150 @@
+"""Run notebooks through papermill, whatever happens: what was executed is on disk, and says truly how far it came."""
+import contextlib
+import os
+import re
+import signal
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import nbformat
+import papermill
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NBClientEngine, NotebookExecutionManager, papermill_engines
+from papermill.exceptions import PapermillExecutionError
+from papermill.log import logger
+from papermill.utils import remove_args
+from traitlets.config import Config
+
+from lib.config import ROOT
+from lib.whole_file import write_whole
+
+SOURCES = ROOT / "notebooks"
+# What a carriage return overwrites: the line so far, unless the line ends right behind it
+OVERWRITTEN = re.compile(r"[^\n]*\r(?!\n)")
+
+
+def run_notebook(name: str, output: Path, parameters: dict[str, Any], screen: TextIO | None = None) -> str:
+    """Execute notebooks/<name>.ipynb into `output`, with those `parameters` that its parameters cell has.
+
+    What its cells print goes to `screen` as it comes. Returns "completed", "failed" (a cell raised) or "died" (the
+    kernel did, killed for its memory perhaps); the notebook is on disk in each case, its cells marked accordingly.
+    """
+    source = SOURCES / f"{name}.ipynb"
+    taken = {key: parameters[key] for key in papermill.inspect_notebook(str(source)) if key in parameters}
+    # ports are picked first and bound later, so notebooks running side by side can take each other's
+    transport = "tcp" if os.name == "nt" else "ipc"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of jupyter's own affairs; the notebook's warnings are in the notebook
+            papermill.execute_notebook(
+                str(source), str(output), taken, engine_name="careful", kernel_name="python3", cwd=str(SOURCES),
+                progress_bar=False, autosave_cell_every=60, iopub_timeout=60, stdout_file=screen,
+                config=Config({"KernelManager": {"transport": transport, "shutdown_wait_time": 120}}))
+    except PapermillExecutionError:
+        return "failed"
+    except DeadKernelError:
+        return "died"
+    return "completed"
+
+
+@contextlib.contextmanager
+def interrupts_become(stop_file: Path) -> Iterator[list[str]]:
+    """Turn the first Ctrl-C, SIGTERM or hang-up into `stop_file`, which training looks for; a second one ends at once.
+
+    Yields a list that holds the name of the signal once one came.
+    """
+    came: list[str] = []
+
+    def ask(signum, frame):
+        came.append(signal.Signals(signum).name)
+        if len(came) > 1:
+            raise KeyboardInterrupt
+        stop_file.touch()
+
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # a hang-up is a closed terminal; the last is Windows'
+    before = {signum: signal.signal(signum, ask)
+              for signum in (getattr(signal, name) for name in names if hasattr(signal, name))}
+    try:
+        yield came
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+        stop_file.unlink(missing_ok=True)
+
+
+class CarefulManager(NotebookExecutionManager):
+    """Saves through a temporary file, and goes on when the disk does not take it; leaves cells never run `pending`."""
+
+    def save(self, **kwargs) -> None:
+        if self.output_path:
+            try:
+                write_whole(nbformat.writes(self.nb) + "\n", Path(self.output_path))
+            except OSError as error:
+                logger.warning("%s could not be saved, the run goes on: %s", self.output_path, error)
+        self.last_save_time = self.now()
+
+    def notebook_complete(self, **kwargs) -> None:
+        self.end_time = self.now()
+        self.nb.metadata.papermill["end_time"] = self.end_time.isoformat()
+        self.nb.metadata.papermill["duration"] = (self.end_time - self.start_time).total_seconds()
+        self.save()
+
+
+class CarefulClient(PapermillNotebookClient):
+    """Merges what a cell prints while it runs, and marks a cell failed also where it was the kernel that died."""
+
+    def output(self, outs, msg, display_id, cell_index):
+        out = super().output(outs, msg, display_id, cell_index)
+        if out is not None and out.output_type == "stream" and len(outs) > 1 and outs[-1] is out:
+            last = outs[-2]
+            if last.output_type == "stream" and last.name == out.name:
+                head, newline, line = last.text.rpartition("\n")
+                last.text = head + newline + OVERWRITTEN.sub("", line + out.text)
+                outs.pop()
+        return out
+
+    def papermill_execute_cells(self) -> None:
+        for index, cell in enumerate(self.nb.cells):
+            self.nb_man.cell_start(cell, index)
+            try:
+                self.execute_cell(cell, index)
+            except CellExecutionError as error:
+                self.nb_man.cell_exception(cell, cell_index=index, exception=error)
+                break
+            except BaseException as error:
+                self.nb_man.cell_exception(cell, cell_index=index, exception=error)
+                what = f"{type(error).__name__}: {error}"
+                cell.outputs.append(nbformat.v4.new_output("error", ename=type(error).__name__, evalue=str(error),
+                                                           traceback=[what]))
+                raise
+            finally:
+                self.nb_man.cell_complete(cell, cell_index=index)
+
+
+class CarefulEngine(NBClientEngine):
+    """papermill's engine with the two above in place of its own."""
+
+    @classmethod
+    def execute_notebook(cls, nb, kernel_name, output_path=None, progress_bar=False, log_output=False,
+                         autosave_cell_every=60, **kwargs):
+        manager = CarefulManager(nb, output_path=output_path, progress_bar=progress_bar, log_output=log_output,
+                                 autosave_cell_every=autosave_cell_every)
+        manager.notebook_start()
+        try:
+            cls.execute_managed_notebook(manager, kernel_name, **kwargs)
+        finally:
+            manager.notebook_complete()
+        return manager.nb
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man, kernel_name, start_timeout=60, execution_timeout=None, **kwargs):
+        kwargs = remove_args(["input_path", "timeout", "startup_timeout"], **kwargs)
+        CarefulClient(nb_man, kernel_name=kernel_name, timeout=execution_timeout, startup_timeout=start_timeout,
+                      log=logger, **kwargs).execute()
+
+
+papermill_engines.register("careful", CarefulEngine)
+

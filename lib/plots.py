@@ -1,0 +1,106 @@
+"""Figures: each function returns one, labelled with units, drawn for a reader who may not tell red from green."""
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from IPython.display import DisplayHandle, display
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+# Okabe & Ito's colours ("Color Universal Design", 2008)
+BLUE, ORANGE, GREEN, SKY, GREY = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#767676"
+STYLE = {"font.size": 10, "axes.grid": True, "grid.color": "#e4e4e4", "axes.spines.top": False,
+         "axes.spines.right": False, "axes.edgecolor": "#8a8a8a", "legend.frameon": False, "figure.facecolor": "white",
+         "axes.titlesize": 11, "axes.titlelocation": "left"}
+POINTS = 2000  # a curve is drawn with at most this many
+
+
+def show(figure: Figure, alt: str, handle: DisplayHandle | None = None) -> DisplayHandle:
+    """Show a figure in the notebook, with a text in its place for those who cannot see it.
+
+    With the handle that an earlier call returned, the new figure takes the place of the earlier one.
+    """
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=120)
+    data = {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": alt}
+    metadata = {"image/png": {"alt": alt, "width": round(figure.get_figwidth() * 90)}}
+    if handle is None:
+        return display(data, raw=True, metadata=metadata, display_id=True)
+    handle.update(data, raw=True, metadata=metadata)
+    return handle
+
+
+def new_figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (8.0, 3.8), **subplots):
+    """A figure in the house style and its axes. The style holds while the figure is made, not beyond."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        return figure, figure.subplots(rows, columns, **subplots)
+
+
+def loss_curve(metrics: pd.DataFrame, target: float, floor: float, by: str = "step") -> Figure:
+    """The loss of each logged step, its mean over the last epoch, and every pass over the whole text, on a log scale.
+
+    `metrics` has the columns of a run's train_metrics.csv; `by` names the one to draw against: step or tokens.
+    """
+    figure, axes = new_figure()
+    thin = metrics.iloc[::max(1, len(metrics) // POINTS)]
+    axes.plot(thin[by], thin["loss"], color=SKY, linewidth=0.8, label="loss of a step")
+    axes.plot(thin[by], thin["mean_loss"], color=BLUE, linewidth=1.8, label="mean over the last epoch")
+    passes = metrics[metrics["corpus_loss"].notna()]
+    axes.plot(passes[by], passes["corpus_loss"], "o", color=ORANGE, markersize=6, label="loss over the whole text")
+    axes.axhline(target, color=ORANGE, linestyle="--", linewidth=1.2, label=f"target {target:g}")
+    axes.axhline(floor, color=GREY, linestyle=":", linewidth=1.2, label=f"floor {floor:.3g}")
+    axes.set(xlabel={"step": "step (updates of the weights)", "tokens": "tokens trained on"}[by],
+             ylabel="loss (nats per token)", yscale="log")
+    axes.legend(loc="best", fontsize=9)
+    return figure
+
+
+def training_health(metrics: pd.DataFrame) -> Figure:
+    """Learning rate, gradient norm before clipping, and throughput, one above the other, by step."""
+    figure, axes = new_figure(3, 1, (8.0, 6.2), sharex=True)
+    thin = metrics.iloc[::max(1, len(metrics) // POINTS)]
+    labels = {"lr": "learning rate", "grad_norm": "gradient norm", "tokens_per_sec": "tokens per second"}
+    for axis, (column, label), color in zip(axes, labels.items(), (BLUE, GREEN, GREY), strict=True):
+        axis.plot(thin["step"], thin[column], color=color, linewidth=1.2)
+        axis.set_ylabel(label)
+        axis.set_ylim(bottom=0)
+    axes[-1].set_xlabel("step (updates of the weights)")
+    return figure
+
+
+def token_frequencies(counts: Sequence[int]) -> Figure:
+    """How often each token occurs, from the most frequent to the rarest, on two log scales."""
+    figure, axes = new_figure()
+    ordered = np.sort(np.asarray(counts))[::-1]
+    axes.plot(np.arange(1, len(ordered) + 1), ordered, color=BLUE, linewidth=1.8, label="this text")
+    axes.plot([1, len(ordered)], [ordered[0], ordered[0] / len(ordered)], color=GREY, linestyle=":",
+              label="Zipf's law: 1 / rank")
+    axes.set(xscale="log", yscale="log", xlabel="rank of the token", ylabel="times it occurs")
+    axes.legend(fontsize=9)
+    return figure
+
+
+def bars(labels: Sequence[str], values: Sequence[float], xlabel: str, form: str = "{:,.0f}") -> Figure:
+    """Horizontal bars, the first on top, each with its value behind it."""
+    figure, axes = new_figure(size=(8.0, 0.9 + 0.3 * len(labels)))
+    drawn = axes.barh(range(len(labels)), values, color=BLUE)
+    axes.bar_label(drawn, [form.format(value) for value in values], padding=3, fontsize=9)
+    axes.set_yticks(range(len(labels)), [label.replace("$", r"\$") for label in labels])  # a $ would begin a formula
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(xlabel)
+    return figure
+
+
+def matrix(values: np.ndarray, xlabel: str, ylabel: str, title: str = "") -> Figure:
+    """A matrix of values from 0 upwards as shades of blue, row 0 on top."""
+    figure, axes = new_figure(size=(4.6, 4.0))
+    image = axes.imshow(values, cmap="Blues", vmin=0)
+    axes.grid(visible=False)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    figure.colorbar(image, shrink=0.8)
+    return figure

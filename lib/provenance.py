@@ -1,0 +1,36 @@
+"""What else determined a run, apart from its parameters. No host, user or environment variable is among it."""
+import platform
+import subprocess
+from importlib import metadata
+from typing import Any
+
+from lib.config import ROOT, relative_to_root
+from lib.corpus import Corpus
+from lib.machine import Machine
+from lib.run_folder import utc_now
+
+PACKAGES = ("torch", "numpy", "tiktoken", "papermill", "nbconvert", "matplotlib", "pandas")
+
+
+def provenance(corpus: Corpus, machine: Machine, floor: float) -> dict[str, Any]:
+    """The text, the code and the machine of a run, as config.json records them."""
+    return {
+        "started": utc_now(),
+        "corpus": {"file": relative_to_root(corpus.path), "sha256": corpus.sha256, "tokens": len(corpus.tokens),
+                   "loss_floor": floor},
+        "code": git_state(),
+        "machine": {"device": machine.name(), "precision": machine.precision, "system": platform.system()},
+        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
+    }
+
+
+def git_state() -> dict[str, Any]:
+    """The commit that is checked out and whether files differ from it; None for both outside a git checkout."""
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=True)
+            return done.stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return None
+    commit = git("rev-parse", "HEAD")
+    return {"commit": commit, "dirty": bool(git("status", "--porcelain")) if commit else None}

@@ -1,0 +1,64 @@
+"""The executed notebooks of a run -> one page of HTML that needs nothing else: no network, no folder beside it."""
+import copy
+import html
+from pathlib import Path
+
+import nbformat
+from nbconvert import HTMLExporter
+from pygments.formatters import HtmlFormatter
+from traitlets.config import Config
+
+from lib.config import InputError
+from lib.run_folder import RunFolder
+from lib.whole_file import write_whole
+
+TEMPLATES = Path(__file__).parent
+CHAPTERS = ("1_data", "2_model", "3_training", "4_results")
+
+
+def write_report(run: RunFolder) -> Path:
+    """Write report.html into the run's folder from the notebooks that are there, executed to the end or not.
+
+    Raises InputError where there is none.
+    """
+    chapters = [nbformat.read(run.notebook(name), as_version=4) for name in CHAPTERS if run.notebook(name).exists()]
+    if not chapters:
+        raise InputError(f"{run.path} holds no executed notebook to make a report of")
+    page = merge(chapters, title=run.path.name)
+    summary = {"state": "failed", "verdict": "training did not begin"}
+    if run.summary_file.exists():
+        summary = run.read_summary()
+    config = Config({
+        "HTMLExporter": {"extra_template_basedirs": [str(TEMPLATES)], "template_name": "report_template",
+                         "exclude_anchor_links": True},
+        "TagRemovePreprocessor": {"enabled": True, "remove_input_tags": {"hide-input"}},
+    })
+    resources = {"verdict": summary["verdict"], "state": summary["state"], "chapters": contents(page),
+                 "light_code": HtmlFormatter(style="default").get_style_defs(".highlight"),
+                 "dark_code": HtmlFormatter(style="github-dark").get_style_defs(".highlight")}
+    body, _ = HTMLExporter(config=config).from_notebook_node(page, resources)
+    write_whole(body, run.report)
+    return run.report
+
+
+def merge(chapters: list[nbformat.NotebookNode], title: str) -> nbformat.NotebookNode:
+    """One notebook with the cells of all, in order, each with an id of its own."""
+    merged = nbformat.v4.new_notebook(metadata=copy.deepcopy(chapters[0].metadata))
+    merged.metadata["title"] = title
+    for number, chapter in enumerate(chapters, 1):
+        for place, cell in enumerate(chapter.cells):
+            cell = copy.deepcopy(cell)
+            cell.id = f"{number}-{place}"
+            merged.cells.append(cell)
+    return merged
+
+
+def contents(page: nbformat.NotebookNode) -> list[tuple[str, str, int]]:
+    """The headings of a notebook as (cell id, escaped text, level), for a table of contents."""
+    headings = []
+    for cell in page.cells:
+        first = cell.source.partition("\n")[0]
+        if cell.cell_type == "markdown" and first.startswith(("# ", "## ")):
+            marks, text = first.split(" ", 1)
+            headings.append((cell.id, html.escape(text), len(marks)))
+    return headings

@@ -1,0 +1,37 @@
+"""How a running notebook is asked to stop without anything being cut in half."""
+import signal
+import threading
+from pathlib import Path
+
+
+class StopRequest:
+    """While it is entered, an interrupt is noted rather than raised: the loop looks at `requested` after each step.
+
+    An interrupt is the stop button of JupyterLab (SIGINT), a SIGTERM, or a file `stop_file`, which is how another
+    process asks. A second signal raises KeyboardInterrupt at once. Handlers are put back on leaving.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self, stop_file: Path):
+        self.stop_file = stop_file
+        self._signalled = False
+        self._before = {}
+
+    @property
+    def requested(self) -> bool:
+        return self._signalled or self.stop_file.exists()
+
+    def _note(self, signum, frame) -> None:
+        if self._signalled:
+            raise KeyboardInterrupt
+        self._signalled = True
+
+    def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is threading.main_thread():  # Python lets no other thread set a handler
+            self._before = {signum: signal.signal(signum, self._note) for signum in self.SIGNALS}
+        return self
+
+    def __exit__(self, *exc) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)

@@ -1,0 +1,277 @@
+"""The loop: optimiser, schedule, one step, and the decision that the target is reached."""
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from lib.checkpoint import load_checkpoint, save_checkpoint
+from lib.config import InputError, RunConfig
+from lib.corpus import Batches, Corpus
+from lib.machine import Machine
+from lib.model import GPT, GPTConfig
+from lib.run_folder import RunFolder, utc_now
+from lib.sampling import sample_texts
+from lib.stopping import StopRequest
+
+
+@dataclass
+class Progress:
+    """What training has counted and measured so far; it travels in the checkpoint."""
+
+    step: int = 0
+    tokens: int = 0  # trained on, repetitions included
+    elapsed_sec: float = 0.0  # all of training: steps, samples, checkpoints, passes over the text
+    step_sec: float = 0.0  # of that, in steps
+    recent: list[float] = field(default_factory=list)  # losses of the steps of the last epoch of windows
+    best_mean: float = math.inf  # lowest running mean of which best.pt holds the weights
+    next_pass: int = 0  # no pass over the whole text before this many tokens
+    corpus_loss: float | None = None  # by the last such pass
+    shifted_loss: float | None = None  # the same with windows moved by half their length
+
+    @property
+    def mean_loss(self) -> float:
+        return sum(self.recent) / len(self.recent) if self.recent else math.inf
+
+
+def new_model(config: RunConfig, machine: Machine) -> GPT:
+    """A model with random weights, drawn from config.seed."""
+    torch.manual_seed(config.seed)
+    return GPT(GPTConfig(config.n_layer, config.n_head, config.n_embd, config.block_size,
+                         dropout=config.dropout)).to(machine.device)
+
+
+def make_optimizer(model: GPT, config: RunConfig) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter, 2019) with decay on matrices and embeddings, none on biases and norms."""
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+
+
+def learning_rate(step: int, config: RunConfig) -> float:
+    """The rate of update number `step`, counted from 0: a linear rise to config.lr, then the schedule."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / (config.steps - config.warmup_steps)
+    return config.lr * {"constant": 1.0, "cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done}[
+        config.lr_schedule]
+
+
+@torch.inference_mode()
+def corpus_loss(model: GPT, tokens: np.ndarray, seq_len: int, batch_size: int, machine: Machine,
+                offset: int = 0) -> float:
+    """The loss over a whole text, in nats per token: the figure by which the target is reached or not.
+
+    One deterministic pass in eval mode over windows of seq_len tokens cut at `offset`. Every token after the first is
+    a target once, and windows weigh by their targets. Leaves the model in the mode it was in.
+    """
+    was_training = model.training
+    model.eval()
+    text = torch.from_numpy(tokens[offset:].astype(np.int64))
+    whole = (len(text) - 1) // seq_len * seq_len
+    inputs, targets = text[:whole].view(-1, seq_len), text[1:whole + 1].view(-1, seq_len)
+    batches = list(zip(inputs.split(batch_size), targets.split(batch_size), strict=True))
+    if whole < len(text) - 1:
+        batches.append((text[None, whole:-1], text[None, whole + 1:]))  # what is left is a shorter window
+    total = 0.0
+    for x, y in batches:
+        with machine.autocast():
+            total += model(x.to(machine.device), y.to(machine.device)).item() * y.numel()
+    model.train(was_training)
+    return total / (len(text) - 1)
+
+
+class Trainer:
+    """One run of training: the model, what updates it, and how far it has come.
+
+    `train()` goes on until the target is reached, a limit is met or someone asks it to stop, and may be called again
+    after a stop. A trainer whose run folder holds a checkpoint starts from there.
+    """
+
+    def __init__(self, model: GPT, corpus: Corpus, config: RunConfig, run: RunFolder, machine: Machine,
+                 on_log: Callable[[dict[str, Any]], None] = lambda row: None):
+        self.model, self.corpus, self.config, self.run, self.machine = model, corpus, config, run, machine
+        self.on_log = on_log
+        self.batches = Batches(corpus.tokens, config)
+        self.optimizer = make_optimizer(model, config)
+        self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.amp is torch.float16)
+        self.forward = torch.compile(model) if config.compile else model
+        self.progress = Progress()
+        self.epoch_steps = math.ceil(self.batches.windows_per_epoch / (config.batch_size * config.grad_accum))
+        self._printed = -math.inf
+        if run.last_checkpoint.exists():
+            self._load()
+
+    def train(self) -> dict[str, Any]:
+        """Train, and return the run's summary as it was written to its folder.
+
+        Raises FloatingPointError where the loss or the gradient is no longer finite; the last checkpoint stays.
+        """
+        p, c = self.progress, self.config
+        self.say(f"{self.model.num_parameters():,} parameters, {len(self.corpus.tokens):,} tokens of text, "
+                 f"{c.tokens_per_step:,} tokens a step, {self.machine.name()}, {self.machine.precision}")
+        if self.machine.notice:
+            self.say(self.machine.notice)
+        start = time.perf_counter() - p.elapsed_sec
+        state = self._ended()
+        logged = (p.tokens, p.step_sec)
+        with StopRequest(self.run.stop_file) as stop:
+            while not state:
+                before = time.perf_counter()
+                loss, grad_norm, lr = self._step()
+                p.step_sec += time.perf_counter() - before
+                p.recent = [*p.recent, loss][-self.epoch_steps:]
+
+                timed_out = 0 < c.max_hours <= (time.perf_counter() - start) / 3600
+                state = "limit" if p.step >= c.steps or timed_out else "stopped" if stop.requested else ""
+                measured = self._measure(last=state == "limit")
+                if measured and p.corpus_loss < c.target_loss:
+                    state = "reached"
+                p.elapsed_sec = time.perf_counter() - start
+                if state or measured or p.step % c.log_every == 0:
+                    speed = (p.tokens - logged[0]) / (p.step_sec - logged[1])
+                    logged = (p.tokens, p.step_sec)
+                    self._log(dict(step=p.step, tokens=p.tokens, loss=loss, mean_loss=p.mean_loss, lr=lr,
+                                   grad_norm=grad_norm, tokens_per_sec=speed, elapsed_sec=p.elapsed_sec,
+                                   corpus_loss=p.corpus_loss if measured else None), always=bool(state) or measured)
+                if state in ("limit", "reached") or p.step % c.sample_every == 0:
+                    self.run.append_samples(p.step, c.prompt, sample_texts(self.model, c, p.step))
+                    self.model.train()
+                p.elapsed_sec = time.perf_counter() - start
+                if state or p.step % c.save_every == 0:
+                    self._save(reached=state == "reached")
+            p.elapsed_sec = time.perf_counter() - start
+        summary = self._summary(state)
+        self.run.write_summary(summary)
+        self.say(summary["verdict"])
+        return summary
+
+    def _step(self) -> tuple[float, float, float]:
+        """One update of the weights; its loss, gradient norm before clipping, and learning rate."""
+        p, c = self.progress, self.config
+        lr = learning_rate(p.step, c)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.model.train()
+        loss = torch.zeros((), device=self.machine.device)
+        for k in range(p.step * c.grad_accum, (p.step + 1) * c.grad_accum):
+            x, y = (torch.from_numpy(part).to(self.machine.device) for part in self.batches.batch(k))
+            with self.machine.autocast():
+                micro_loss = self.forward(x, y) / c.grad_accum
+            self.scaler.scale(micro_loss).backward()
+            loss += micro_loss.detach()
+        self.scaler.unscale_(self.optimizer)
+        grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip_grad or math.inf)
+        # fp16 gradients may overflow: the scaler then skips the update and lowers its scale
+        if not math.isfinite(loss) or not (self.scaler.is_enabled() or math.isfinite(grad_norm)):
+            raise FloatingPointError(f"step {p.step + 1}: loss {loss.item()}, gradient norm {grad_norm.item()}. "
+                                     "What usually helps: a lower --lr, more --warmup_steps, --amp off")
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        p.step += 1
+        p.tokens += c.tokens_per_step
+        return loss.item(), grad_norm.item(), lr
+
+    def _measure(self, last: bool) -> bool:
+        """Measure the loss over the whole text if the running mean promises the target, or at the end of the run.
+
+        At the end of a run of less than an epoch it stays unmeasured: the pass would cost more than the training told.
+        """
+        p, c = self.progress, self.config
+        text = len(self.corpus.tokens)
+        promising = len(p.recent) == self.epoch_steps and p.mean_loss < c.target_loss and p.tokens >= p.next_pass
+        if not promising and not (last and p.tokens >= text):
+            return False
+        p.corpus_loss = corpus_loss(self.model, self.corpus.tokens, c.seq_len, c.batch_size, self.machine)
+        p.next_pass = p.tokens + text // 2
+        if last or p.corpus_loss < c.target_loss:
+            p.shifted_loss = corpus_loss(self.model, self.corpus.tokens, c.seq_len, c.batch_size, self.machine,
+                                         offset=c.seq_len // 2)
+        return True
+
+    def _ended(self) -> str:
+        """The state of a run that has nothing left to do; empty where there is."""
+        p, c = self.progress, self.config
+        if p.corpus_loss is not None and p.corpus_loss < c.target_loss:
+            return "reached"
+        return "limit" if p.step >= c.steps else ""
+
+    def say(self, line: str) -> None:
+        """A line for people: into the log and onto the screen."""
+        self.run.log(line)
+        print(line, flush=True)
+
+    def _log(self, row: dict[str, Any], always: bool) -> None:
+        """Record a row; on the screen at most once a second, later every 1 % of the time passed, so that a run of ten
+        hours leaves a notebook of a thousand lines."""
+        self.run.append_metrics(row)
+        line = (f"step {row['step']:5d} | loss {row['loss']:.6f} | mean {row['mean_loss']:.6f} | lr {row['lr']:.2e} | "
+                f"{row['tokens_per_sec']:,.0f} tok/s")
+        if row["corpus_loss"] is not None:
+            line += f" | whole text {row['corpus_loss']:.6f}"
+        if always or row["elapsed_sec"] - self._printed >= min(30, max(1, row["elapsed_sec"] / 100)):
+            self._printed = row["elapsed_sec"]
+            self.say(line)
+            self.run.write_summary(self._summary("running"))
+        else:
+            self.run.log(line)
+        self.on_log(row)
+
+    def _summary(self, state: str) -> dict[str, Any]:
+        p, c = self.progress, self.config
+        whole = "unmeasured" if p.corpus_loss is None else f"{p.corpus_loss:.6f}"
+        verdict = {
+            "running": "training has not ended",
+            "reached": f"target reached: loss over the whole text {whole} < {c.target_loss:g}",
+            "limit": f"target {c.target_loss:g} not reached within the limits: loss over the whole text {whole}",
+            "stopped": f"stopped by the user at step {p.step}: go on with --resume {self.run.path.name}",
+        }[state]
+        return dict(state=state, verdict=f"{verdict} (step {p.step:,}, {p.tokens:,} tokens, {p.elapsed_sec:,.0f} s)",
+                    target_loss=c.target_loss, corpus_loss=p.corpus_loss, shifted_loss=p.shifted_loss,
+                    loss=p.recent[-1] if p.recent else None, mean_loss=p.mean_loss if p.recent else None,
+                    step=p.step, tokens=p.tokens, epochs=p.tokens / len(self.corpus.tokens),
+                    elapsed_sec=p.elapsed_sec, step_sec=p.step_sec, parameters=self.model.num_parameters(),
+                    time=utc_now())
+
+    def _save(self, reached: bool) -> None:
+        """last.pt to go on from; best.pt, weights only, where the running mean is the lowest so far."""
+        p = self.progress
+        best = reached or p.mean_loss < p.best_mean
+        if best:
+            p.best_mean = p.mean_loss
+            save_checkpoint({"model": self.model.state_dict()}, self.run.best_checkpoint)
+        save_checkpoint({
+            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(), "progress": asdict(p), "corpus_sha256": self.corpus.sha256,
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state() if self.machine.device.type == "cuda" else None,
+        }, self.run.last_checkpoint)
+
+    def _load(self) -> None:
+        state = load_checkpoint(self.run.last_checkpoint)
+        if state["corpus_sha256"] != self.corpus.sha256:
+            raise InputError(f"{self.corpus.path} is not the text that the run in {self.run.path} learns: name that "
+                             "one with --input_file, or start a new run")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.progress = Progress(**state["progress"])
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"] is not None and self.machine.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"])
+        self.run.forget_after(self.progress.step)
+        self.say(f"resumed at step {self.progress.step:,} after {self.progress.tokens:,} tokens")
+
+
+def load_model(run: RunFolder) -> GPT:
+    """The best weights of a run, in eval mode, on the processor; the last ones where there is no best.pt yet."""
+    config, _ = run.read_config()
+    model = GPT(GPTConfig(config.n_layer, config.n_head, config.n_embd, config.block_size))
+    path = run.best_checkpoint if run.best_checkpoint.exists() else run.last_checkpoint
+    model.load_state_dict(load_checkpoint(path)["model"])
+    return model.eval()

@@ -1,0 +1,27 @@
+"""Files that are whole or not there at all: whoever looks, at any moment, finds the old content or the new one."""
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write bytes into, which takes the place of `path` at the end, once the disk has it; OSError passes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_whole(text: str, path: Path) -> None:
+    """Write a text file through `whole_file`."""
+    with whole_file(path) as file:
+        file.write(text.encode("utf-8"))

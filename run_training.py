@@ -1,0 +1,95 @@
+"""Train a GPT-2 from random weights and leave the run behind as executed notebooks and one page, report.html.
+
+    python run_training.py                         the default run for this machine
+    python run_training.py --preset full           the whole text
+    python run_training.py --input_file my.txt --preset excerpt
+    python run_training.py --resume runs/NAME      go on with a run that was stopped
+
+The exit code says how it ended: 0 target reached, 1 a notebook failed, 2 bad arguments, 3 stopped by a limit,
+130 stopped by the user, 138 the notebook's kernel died.
+"""
+import argparse
+import dataclasses
+import sys
+import time
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from lib.config import PRESETS, ROOT, InputError, RunConfig, default_preset, preset_config, relative_to_root
+from lib.run_folder import RunFolder, open_run, resumed_run
+
+EXIT_CODES = {"reached": 0, "failed": 1, "limit": 3, "stopped": 130, "died": 138}
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments(RunConfig):
+    """The parameters of a run, and the preset that those not given come from."""
+
+    # values to start from; by default excerpt without a GPU and full with one, full for an --input_file of yours
+    preset: Literal["auto", *PRESETS] = "auto"
+
+
+def parse(arguments: list[str]) -> tuple[RunConfig, str]:
+    """The configuration a command line asks for, its paths relative to the project, and the name of its preset.
+
+    What is not given comes from the preset, or from the run to be resumed. Raises InputError; SystemExit for --help
+    and for arguments that cannot be read.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="")
+    first.add_argument("--input_file", "--input-file", default="")
+    first.add_argument("--resume", default="")
+    early, _ = first.parse_known_args(arguments)
+    if early.resume:
+        run = resumed_run(str(Path.cwd() / early.resume))
+        preset, base = "resumed", dataclasses.replace(run.read_config()[0], out_dir=str(run.path))
+    elif {"-h", "--help"} & set(arguments):
+        preset, base = "auto", preset_config("excerpt")
+    else:
+        preset = early.preset if early.preset not in ("", "auto") else default_preset(early.input_file)
+        base = preset_config(preset)
+    base = dataclasses.replace(base, input_file=str(ROOT / base.input_file))
+    given = tyro.cli(Arguments, default=Arguments(**dataclasses.asdict(base)), args=arguments, use_underscores=True,
+                     prog="run_training.py", description=__doc__)
+    config = RunConfig(**{field.name: getattr(given, field.name) for field in dataclasses.fields(RunConfig)})
+    return config.located(Path.cwd()), preset
+
+
+def execute(config: RunConfig, run: RunFolder) -> int:
+    """Run the notebooks and write the report, whatever becomes of them; returns the exit code."""
+    # papermill and nbconvert take two seconds to import, which --help and a mistyped argument need not wait for
+    from lib.notebooks import interrupts_become, run_notebook
+    from lib.report import CHAPTERS, write_report
+
+    print(f"run folder: {relative_to_root(run.path)}", flush=True)
+    parameters = dataclasses.asdict(config) | {"preset": "given", "out_dir": relative_to_root(run.path)}
+    outcomes = []
+    with interrupts_become(run.stop_file) as interrupted:
+        for name in CHAPTERS:
+            started = time.monotonic()
+            screen = sys.stdout if name == "3_training" else None
+            outcomes.append(run_notebook(name, run.notebook(name), parameters, screen))
+            print(f"{name}: {outcomes[-1]} after {time.monotonic() - started:.1f} s", flush=True)
+        print(f"report: {relative_to_root(write_report(run))}", flush=True)
+    for outcome in ("died", "failed"):
+        if outcome in outcomes:
+            return EXIT_CODES[outcome]
+    return EXIT_CODES["stopped" if interrupted else run.read_summary()["state"]]
+
+
+def main(arguments: list[str]) -> int:
+    try:
+        config, preset = parse(arguments)
+        from lib.corpus import load_corpus, reachable_floor
+        reachable_floor(load_corpus(config).tokens, config)
+        run = open_run(config, preset)
+    except InputError as error:
+        print(f"run_training.py: {error}", file=sys.stderr)
+        return 2
+    return execute(config, run)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

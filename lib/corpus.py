@@ -115,7 +115,8 @@ def _write_default_text() -> None:
 def window_starts(length: int, seq_len: int, offset: int = 0) -> np.ndarray:
     """Where windows of seq_len tokens and their last target start in `length` tokens, cut at `offset`, (n,) int64.
 
-    The first and the last window are moved inside the text, over their neighbours, so every token is a target in one.
+    Windows that would stick out are moved inside the text, over their neighbours, so that every token is a target in
+    every epoch; the last one may come twice.
     """
     last = length - 1 - seq_len
     return np.clip(offset + np.arange(-1, math.ceil((length - 1) / seq_len)) * seq_len, 0, last)

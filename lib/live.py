@@ -15,7 +15,7 @@ class LiveView:
     def __init__(self, run: RunFolder, config: RunConfig, floor: float, every_sec: float = 15.0):
         self.run, self.config, self.floor, self.every_sec = run, config, floor, every_sec
         self.status = display({"text/plain": "starting"}, raw=True, display_id=True)
-        self.curve = None
+        self.curve = display({"text/plain": "the curve comes with the first logged step"}, raw=True, display_id=True)
         self._told = self._drawn = float("-inf")
 
     def __call__(self, row: dict[str, Any]) -> None:
@@ -39,4 +39,4 @@ class LiveView:
         metrics = self.run.read_metrics()
         alt = f"Training loss up to step {metrics['step'].iloc[-1]:,}: {metrics['loss'].iloc[-1]:.4f}"
         figure = plots.loss_curve(metrics, self.config.target_loss, self.floor)
-        self.curve = plots.show(figure, alt, self.curve)
+        plots.show(figure, alt, self.curve)

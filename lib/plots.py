@@ -32,19 +32,18 @@ def show(figure: Figure, alt: str, handle: DisplayHandle | None = None) -> Displ
     return handle
 
 
-def new_figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (8.0, 3.8), **subplots):
-    """A figure in the house style and its axes. The style holds while the figure is made, not beyond."""
-    with rc_context(STYLE):
-        figure = Figure(figsize=size, layout="constrained")
-        return figure, figure.subplots(rows, columns, **subplots)
+def _new(rows: int = 1, columns: int = 1, size: tuple[float, float] = (8.0, 3.8), **subplots):
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, **subplots)
 
 
+@rc_context(STYLE)
 def loss_curve(metrics: pd.DataFrame, target: float, floor: float, by: str = "step") -> Figure:
     """The loss of each logged step, its mean over the last epoch, and every pass over the whole text, on a log scale.
 
     `metrics` has the columns of a run's train_metrics.csv; `by` names the one to draw against: step or tokens.
     """
-    figure, axes = new_figure()
+    figure, axes = _new()
     thin = metrics.iloc[::max(1, len(metrics) // POINTS)]
     axes.plot(thin[by], thin["loss"], color=SKY, linewidth=0.8, label="loss of a step")
     axes.plot(thin[by], thin["mean_loss"], color=BLUE, linewidth=1.8, label="mean over the last epoch")
@@ -54,13 +53,15 @@ def loss_curve(metrics: pd.DataFrame, target: float, floor: float, by: str = "st
     axes.axhline(floor, color=GREY, linestyle=":", linewidth=1.2, label=f"floor {floor:.3g}")
     axes.set(xlabel={"step": "step (updates of the weights)", "tokens": "tokens trained on"}[by],
              ylabel="loss (nats per token)", yscale="log")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.legend(loc="best", fontsize=9)
     return figure
 
 
+@rc_context(STYLE)
 def training_health(metrics: pd.DataFrame) -> Figure:
     """Learning rate, gradient norm before clipping, and throughput, one above the other, by step."""
-    figure, axes = new_figure(3, 1, (8.0, 6.2), sharex=True)
+    figure, axes = _new(3, 1, (8.0, 6.2), sharex=True)
     thin = metrics.iloc[::max(1, len(metrics) // POINTS)]
     labels = {"lr": "learning rate", "grad_norm": "gradient norm", "tokens_per_sec": "tokens per second"}
     for axis, (column, label), color in zip(axes, labels.items(), (BLUE, GREEN, GREY), strict=True):
@@ -71,9 +72,10 @@ def training_health(metrics: pd.DataFrame) -> Figure:
     return figure
 
 
+@rc_context(STYLE)
 def token_frequencies(counts: Sequence[int]) -> Figure:
     """How often each token occurs, from the most frequent to the rarest, on two log scales."""
-    figure, axes = new_figure()
+    figure, axes = _new()
     ordered = np.sort(np.asarray(counts))[::-1]
     axes.plot(np.arange(1, len(ordered) + 1), ordered, color=BLUE, linewidth=1.8, label="this text")
     axes.plot([1, len(ordered)], [ordered[0], ordered[0] / len(ordered)], color=GREY, linestyle=":",
@@ -83,9 +85,10 @@ def token_frequencies(counts: Sequence[int]) -> Figure:
     return figure
 
 
+@rc_context(STYLE)
 def bars(labels: Sequence[str], values: Sequence[float], xlabel: str, form: str = "{:,.0f}") -> Figure:
     """Horizontal bars, the first on top, each with its value behind it."""
-    figure, axes = new_figure(size=(8.0, 0.9 + 0.3 * len(labels)))
+    figure, axes = _new(size=(8.0, 0.9 + 0.3 * len(labels)))
     drawn = axes.barh(range(len(labels)), values, color=BLUE)
     axes.bar_label(drawn, [form.format(value) for value in values], padding=3, fontsize=9)
     axes.set_yticks(range(len(labels)), [label.replace("$", r"\$") for label in labels])  # a $ would begin a formula
@@ -93,12 +96,15 @@ def bars(labels: Sequence[str], values: Sequence[float], xlabel: str, form: str 
     axes.margins(x=0.12)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(xlabel)
+    if max(values) >= 10:
+        axes.xaxis.set_major_formatter("{x:,.0f}")
     return figure
 
 
+@rc_context(STYLE)
 def matrix(values: np.ndarray, xlabel: str, ylabel: str, title: str = "") -> Figure:
     """A matrix of values from 0 upwards as shades of blue, row 0 on top."""
-    figure, axes = new_figure(size=(4.6, 4.0))
+    figure, axes = _new(size=(4.6, 4.0))
     image = axes.imshow(values, cmap="Blues", vmin=0)
     axes.grid(visible=False)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)

@@ -25,7 +25,7 @@ def write_report(run: RunFolder) -> Path:
     if not chapters:
         raise InputError(f"{run.path} holds no executed notebook to make a report of")
     page = merge(chapters, title=run.path.name)
-    summary = {"state": "failed", "verdict": "training did not begin"}
+    summary = {"state": "failed", "verdict": "Training did not begin"}
     if run.summary_file.exists():
         summary = run.read_summary()
     config = Config({

@@ -226,10 +226,10 @@ class Trainer:
         p, c = self.progress, self.config
         whole = "unmeasured" if p.corpus_loss is None else f"{p.corpus_loss:.6f}"
         verdict = {
-            "running": "training has not ended",
-            "reached": f"target reached: loss over the whole text {whole} < {c.target_loss:g}",
-            "limit": f"target {c.target_loss:g} not reached within the limits: loss over the whole text {whole}",
-            "stopped": f"stopped by the user at step {p.step}: go on with --resume {self.run.path.name}",
+            "running": "Training has not ended",
+            "reached": f"Target reached: loss over the whole text {whole} < {c.target_loss:g}",
+            "limit": f"Target {c.target_loss:g} not reached within the limits: loss over the whole text {whole}",
+            "stopped": f"Stopped by the user at step {p.step}: go on with --resume {self.run.path.name}",
         }[state]
         return dict(state=state, verdict=f"{verdict} (step {p.step:,}, {p.tokens:,} tokens, {p.elapsed_sec:,.0f} s)",
                     target_loss=c.target_loss, corpus_loss=p.corpus_loss, shifted_loss=p.shifted_loss,

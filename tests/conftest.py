@@ -1,0 +1,42 @@
+"""What several tests need: a small configuration, its text, and a folder of its own for every run."""
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib.config import ROOT, preset_config
+from lib.corpus import Corpus, load_corpus
+from lib.machine import prepare_machine
+
+SHAKESPEARE = ROOT.parent / "shared" / "data" / "input.txt"  # the assignment's own text, where a machine has it
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _reproducible_threads():
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory) -> Path:
+    """A small text of the default kind, 1,100 tokens or so."""
+    from lib.corpus import default_text
+    path = tmp_path_factory.mktemp("text") / "small.txt"
+    path.write_text(default_text()[:4000], "utf-8")
+    return path
+
+
+@pytest.fixture
+def config(text_file, tmp_path):
+    """The preset `tiny` on the small text, in a folder that goes away."""
+    return preset_config("tiny", input_file=str(text_file), out_dir=str(tmp_path / "run"))
+
+
+@pytest.fixture
+def machine(config):
+    return prepare_machine(config)
+
+
+@pytest.fixture
+def corpus(config) -> Corpus:
+    return load_corpus(config)

@@ -1,0 +1,217 @@
+"""The loop does what it says: gradients, schedule, verdict, files, and a resume that nobody can tell."""
+import dataclasses
+import json
+import math
+import signal
+import threading
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from lib.checkpoint import load_checkpoint
+from lib.config import InputError, preset_config
+from lib.model import GPT, GPTConfig
+from lib.run_folder import METRICS, RunFolder
+from lib.training import Trainer, corpus_loss, learning_rate, load_model, make_optimizer, new_model
+
+
+def trainer(config, corpus, machine, **changes) -> Trainer:
+    config = dataclasses.replace(config, **changes)
+    return Trainer(new_model(config, machine), corpus, config, RunFolder(config.out_dir), machine)
+
+
+def test_one_batch_of_256_tokens_is_learned_by_heart_in_60_steps():
+    torch.manual_seed(1337)
+    model = GPT(GPTConfig())
+    optimizer = make_optimizer(model, preset_config("excerpt", lr=3e-4))
+    tokens = torch.randint(50257, (2, 129), generator=torch.Generator().manual_seed(0))
+    for _ in range(60):
+        loss = model(tokens[:, :-1], tokens[:, 1:])
+        if loss.item() < 0.1:
+            return
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    pytest.fail(f"loss {loss.item():.3f} after 60 steps")
+
+
+def test_decay_acts_on_matrices_only(config, machine):
+    optimizer = make_optimizer(new_model(config, machine), dataclasses.replace(config, weight_decay=0.1))
+    for group in optimizer.param_groups:
+        assert all((p.dim() >= 2) == (group["weight_decay"] == 0.1) for p in group["params"])
+
+
+def test_1_x_4_and_2_x_2_accumulation_give_the_same_gradients(config, corpus, machine):
+    gradients = []
+    for batch_size, grad_accum in ((4, 1), (2, 2), (1, 4)):
+        t = trainer(config, corpus, machine, batch_size=batch_size, grad_accum=grad_accum)
+        t.optimizer.zero_grad = lambda set_to_none: None  # keep them to look at
+        t._step()
+        gradients.append(torch.cat([p.grad.flatten() for p in t.model.parameters()]))
+    for other in gradients[1:]:
+        assert ((other - gradients[0]).norm() / gradients[0].norm()).item() <= 1e-5
+
+
+@pytest.mark.parametrize(("schedule", "rates"), [
+    ("constant", [0.5, 1, 1, 1, 1, 1]), ("linear", [0.5, 1, 1, 0.75, 0.5, 0.25]),
+    ("cosine", [0.5, 1, 1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2]),
+])
+def test_the_learning_rate_rises_and_follows_its_schedule(schedule, rates):
+    config = preset_config("tiny", lr=1.0, warmup_steps=2, steps=6, lr_schedule=schedule)
+    assert [learning_rate(step, config) for step in range(6)] == pytest.approx(rates)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_the_loss_over_the_text_weighs_every_target_once(config, corpus, machine, batch_size):
+    model = new_model(config, machine)
+    tokens = corpus.tokens[:32 * 5 + 8]  # five whole windows and a shorter one
+    text = torch.from_numpy(tokens.astype(np.int64))
+    total = 0.0
+    for start in range(0, len(text) - 1, 32):
+        window = text[start:start + 33]
+        total += model(window[None, :-1], window[None, 1:]).item() * (len(window) - 1)
+    assert corpus_loss(model, tokens, 32, batch_size, machine) == pytest.approx(total / (len(text) - 1), rel=1e-6)
+    assert model.training
+    shifted = corpus_loss(model, tokens, 32, batch_size, machine, offset=16)
+    assert shifted == pytest.approx(corpus_loss(model, tokens[16:], 32, batch_size, machine), rel=1e-6)
+
+
+def test_a_run_reaches_its_target_by_the_whole_text_and_leaves_its_files(config, corpus, machine):
+    t = trainer(config, corpus, machine, max_tokens=0, target_loss=2.5, steps=400, sample_every=50)
+    summary = t.train()
+    run = t.run
+    assert summary["state"] == "reached" and "Target reached" in summary["verdict"]
+    assert summary == json.loads(run.summary_file.read_text())
+    best = load_model_for(t, run)
+    measured = corpus_loss(best, corpus.tokens, 32, 4, machine)
+    assert measured == pytest.approx(summary["corpus_loss"], abs=1e-6) and measured < 2.5
+    assert summary["tokens"] == summary["step"] * 128 and summary["epochs"] == summary["tokens"] / len(corpus.tokens)
+
+    metrics = run.read_metrics()
+    assert tuple(metrics.columns) == METRICS
+    assert metrics["step"].is_monotonic_increasing and metrics["step"].iloc[-1] == summary["step"]
+    assert metrics["corpus_loss"].iloc[-1] == summary["corpus_loss"]
+    assert (metrics["tokens"] == metrics["step"] * 128).all() and metrics["elapsed_sec"].is_monotonic_increasing
+    assert metrics.drop(columns="corpus_loss").notna().all(axis=None)
+    samples = run.read_samples()
+    assert [s[0] for s in samples] == [*range(50, summary["step"], 50), summary["step"]]
+    assert all(s[1] == config.prompt and s[2].startswith(config.prompt) for s in samples)
+    assert run.log_file.read_text().splitlines()[-1] == summary["verdict"]
+
+
+def load_model_for(t: Trainer, run: RunFolder) -> GPT:
+    run.write_config(t.config, {})
+    return load_model(run)
+
+
+def test_a_lucky_mean_does_not_end_a_run(config, corpus, machine, monkeypatch):
+    monkeypatch.setattr("lib.training.corpus_loss", lambda *args, **kwargs: 9.0)
+    summary = trainer(config, corpus, machine, target_loss=8.0, steps=30).train()
+    assert summary["state"] == "limit" and summary["corpus_loss"] == 9.0 and summary["mean_loss"] < 8
+
+
+def test_a_target_exactly_met_is_not_below_it(config, corpus, machine, monkeypatch):
+    monkeypatch.setattr("lib.training.corpus_loss", lambda *args, **kwargs: 8.0)
+    assert trainer(config, corpus, machine, target_loss=8.0, steps=30).train()["state"] == "limit"
+
+
+def test_a_run_of_less_than_an_epoch_leaves_the_whole_text_unmeasured(config, corpus, machine):
+    summary = trainer(config, corpus, machine, steps=2).train()
+    assert summary["corpus_loss"] is None and "unmeasured" in summary["verdict"]
+
+
+def test_max_hours_ends_a_run(config, corpus, machine):
+    assert trainer(config, corpus, machine, max_hours=1e-9).train()["step"] == 1
+
+
+def test_training_is_the_same_with_sampling_on_or_off(config, corpus, machine, tmp_path):
+    weights = []
+    for sample_every in (1, 1000):
+        t = trainer(config, corpus, machine, steps=10, sample_every=sample_every, dropout=0.1,
+                    out_dir=str(tmp_path / str(sample_every)))
+        t.train()
+        weights.append(t.model.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize("stop", [1, 4, 5, 10, 13])
+def test_resumed_run_equals_uninterrupted_run(config, corpus, machine, tmp_path, stop):
+    """dropout draws from the global generator, so its state is part of what must come back"""
+    settings = dict(steps=20, dropout=0.1, grad_accum=2, log_every=1, sample_every=5, save_every=7)
+    whole = trainer(config, corpus, machine, **settings, out_dir=str(tmp_path / "whole"))
+    whole.train()
+    parted = trainer(config, corpus, machine, **settings, out_dir=str(tmp_path / "parted"))
+    parted.on_log = lambda row: parted.run.stop_file.touch() if row["step"] == stop else None
+    assert parted.train()["state"] == "stopped"
+    parted.run.stop_file.unlink()
+    torch.manual_seed(99)
+    resumed = trainer(config, corpus, machine, **settings, out_dir=str(tmp_path / "parted"))
+    assert resumed.progress.step == stop + 1 or resumed.progress.step == stop
+    resumed.train()
+    one, other = (load_checkpoint(t.run.last_checkpoint) for t in (whole, resumed))
+    assert all(torch.equal(one["model"][name], other["model"][name]) for name in one["model"])
+    for key, moments in one["optimizer"]["state"].items():
+        assert all(torch.equal(moments[name], other["optimizer"]["state"][key][name]) for name in moments)
+    assert torch.equal(one["rng"], other["rng"])
+    times = ["tokens_per_sec", "elapsed_sec"]
+    pd.testing.assert_frame_equal(whole.run.read_metrics().drop(columns=times),
+                                  resumed.run.read_metrics().drop(columns=times))
+    assert resumed.run.read_metrics()["elapsed_sec"].is_monotonic_increasing
+    assert whole.run.read_samples() == resumed.run.read_samples()
+
+
+def test_rows_written_after_the_checkpoint_are_written_again_not_twice(config, corpus, machine):
+    settings = dict(log_every=1, sample_every=4, save_every=5)
+    t = trainer(config, corpus, machine, steps=10, **settings)
+    t.train()
+    t.run.append_metrics(dict.fromkeys(METRICS, 0) | {"step": 11})
+    t.run.append_samples(12, "a", ["ab"])
+    resumed = trainer(config, corpus, machine, steps=12, **settings)
+    resumed.train()
+    assert resumed.run.read_metrics()["step"].tolist() == list(range(1, 13))
+    assert [s[0] for s in resumed.run.read_samples()] == [4, 8, 10, 12]
+
+
+def test_a_run_on_another_text_is_not_resumed(config, corpus, machine):
+    trainer(config, corpus, machine, steps=2).train()
+    with pytest.raises(InputError, match="is not the text"):
+        trainer(config, dataclasses.replace(corpus, sha256="0" * 64), machine, steps=4)
+
+
+def test_a_loss_gone_wrong_stops_before_the_update_and_names_the_step(config, corpus, machine):
+    t = trainer(config, corpus, machine, save_every=2, log_every=1)
+    forward = t.forward
+    t.forward = lambda x, y: forward(x, y) * (math.nan if t.progress.step == 4 else 1)
+    with pytest.raises(FloatingPointError, match=r"step 5: loss nan.*lower --lr"):
+        t.train()
+    assert all(p.isfinite().all() for p in t.model.parameters())
+    saved = load_checkpoint(t.run.last_checkpoint)
+    assert saved["progress"]["step"] == 4 and all(p.isfinite().all() for p in saved["model"].values())
+
+
+def test_an_interrupt_ends_the_step_and_saves(config, corpus, machine):
+    t = trainer(config, corpus, machine, log_every=1)
+    t.on_log = lambda row: signal.raise_signal(signal.SIGINT) if row["step"] == 3 else None
+    before = signal.getsignal(signal.SIGINT)
+    summary = t.train()
+    assert summary["state"] == "stopped" and "at step 3" in summary["verdict"] or summary["step"] == 4
+    assert load_checkpoint(t.run.last_checkpoint)["progress"]["step"] == summary["step"]
+    assert signal.getsignal(signal.SIGINT) is before
+    t.on_log = lambda row: None
+    assert t.train()["step"] == 60  # the cell run again goes on
+
+
+def test_training_works_outside_the_main_thread(config, corpus, machine):
+    t = trainer(config, corpus, machine, steps=1)
+    thread = threading.Thread(target=t.train)
+    thread.start()
+    thread.join()
+    assert t.progress.step == 1
+
+
+def test_a_compiled_model_saves_the_plain_models_keys(config, corpus, machine):
+    t = trainer(config, corpus, machine, steps=2, compile=True)
+    t.train()
+    assert set(load_checkpoint(t.run.last_checkpoint)["model"]) == set(new_model(config, machine).state_dict())

@@ -8,8 +8,8 @@ import sys
 
 import numpy as np
 import pytest
-
 from conftest import SHAKESPEARE
+
 from lib import corpus as corpus_module
 from lib.config import ROOT, InputError, preset_config
 from lib.corpus import (
@@ -93,7 +93,7 @@ def test_a_target_below_the_floor_is_refused_with_the_length_that_would_do():
 def test_windows_cover_every_target_at_every_offset(length, seq_len):
     for offset in range(1, seq_len + 1):
         starts = window_starts(length, seq_len, offset)
-        assert 0 <= starts.min() and starts.max() + seq_len + 1 <= length
+        assert starts.min() >= 0 and starts.max() + seq_len + 1 <= length
         assert set((starts[:, None] + np.arange(1, seq_len + 1)).ravel()) == set(range(1, length))
 
 

@@ -1,0 +1,207 @@
+"""The whole thing as a person starts it: one command, its files, its report, its exit code."""
+import csv
+import html.parser
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import nbformat
+import pytest
+
+import run_training
+from lib.config import ROOT, InputError
+from lib.report import CHAPTERS
+from lib.run_folder import RunFolder
+
+
+def start(*arguments, timeout=300, cwd=ROOT):
+    command = [sys.executable, ROOT / "run_training.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of the preset tiny to its target, its folder and what it printed; done once for several tests."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    done = start("--preset", "tiny", "--out_dir", folder, "--steps", 400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return RunFolder(folder), done
+
+
+class Page(html.parser.HTMLParser):
+    """The tags, ids, links and texts of a page."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags, self.texts = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    def all(self, name):
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+def test_a_run_ends_with_its_files_and_says_where_they_are(finished):
+    run, done = finished
+    for path in (run.config_file, run.summary_file, run.log_file, run.metrics_file, run.samples_file,
+                 run.last_checkpoint, run.best_checkpoint, run.report, *map(run.notebook, CHAPTERS)):
+        assert path.stat().st_size > 0, path
+    assert not list(run.path.rglob("*.part"))
+    summary = run.read_summary()
+    assert summary["state"] == "reached" and summary["corpus_loss"] < summary["target_loss"] == 4.0
+    assert summary["verdict"] in done.stdout and "report.html" in done.stdout
+    assert "step     5 | loss " in done.stdout and done.stderr == ""
+
+
+def test_every_executed_notebook_ran_to_its_end(finished):
+    for name in CHAPTERS:
+        notebook = nbformat.read(finished[0].notebook(name), as_version=4)
+        assert {cell.metadata.papermill.status for cell in notebook.cells} == {"completed"}
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+        assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"], name
+
+
+def test_config_json_records_what_ran_and_nobody(finished):
+    run, _ = finished
+    config, facts = run.read_config()
+    assert config.steps == 400 and config.n_layer == 2
+    assert re.fullmatch("[0-9a-f]{64}", facts["corpus"]["sha256"]) and facts["corpus"]["tokens"] == 512
+    assert facts["versions"]["torch"] and facts["machine"]["device"] and set(facts["code"]) == {"commit", "dirty"}
+    text = run.config_file.read_text()
+    assert os.path.expanduser("~") not in text and str(ROOT) not in text
+
+
+def test_metrics_are_a_plain_csv_and_samples_a_plain_text(finished):
+    run, _ = finished
+    with open(run.metrics_file, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["step", "tokens", "loss", "mean_loss", "lr", "grad_norm", "tokens_per_sec", "elapsed_sec",
+                             "corpus_loss"]
+    assert float(rows[-1]["corpus_loss"]) == run.read_summary()["corpus_loss"]
+    assert re.match(r'STEP: 30\nPROMPT: "BIANCA:\\n"\nOUTPUT:\nBIANCA:\n', run.samples_file.read_text())
+
+
+def test_the_report_is_one_page_that_needs_nothing_else(finished):
+    run, _ = finished
+    text = run.report.read_text()
+    page = Page(text)
+    assert page.all("script") == page.all("link") == page.all("iframe") == []
+    assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in page.all("img"))
+    assert len(page.all("img")) >= 8
+    assert not re.search(r"url\(|@import", re.sub(r"data:[^\"]*", "", text))
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = [link["href"] for link in page.all("a") if "href" in link]
+    assert links and {link[1:] for link in links if link.startswith("#")} <= set(ids)
+    assert len(page.all("h1")) == 4
+    assert run.read_summary()["verdict"] in "".join(page.texts)
+    assert "trainer.train()" in "".join(page.texts)  # the code is there, folded
+    assert len(text) < 3_000_000
+
+
+def test_a_run_that_meets_its_limit_exits_3_and_goes_on_with_resume(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    done = start("--preset", "tiny", "--steps", 20, "--out_dir", run.path)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "not reached within the limits" in run.report.read_text()
+    again = start("--preset", "tiny", "--out_dir", run.path)
+    assert again.returncode == 2 and "holds a run already" in again.stderr
+    resumed = start("--resume", run.last_checkpoint, "--steps", 40)
+    assert resumed.returncode == 3 and "resumed at step 20" in resumed.stdout, resumed.stdout + resumed.stderr
+    assert run.read_metrics()["step"].tolist() == list(range(5, 41, 5))
+    assert run.read_config()[0].steps == 40
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--batch_size", "0"], "batch_size must be at least 1, not 0"),
+    (["--seq_len", "2000"], "lower --seq_len"),
+    (["--batch_sise", "4"], "--batch_size"),
+    (["--preset", "exerpt"], "did you mean excerpt?"),
+    (["--input_file", "nowhere.txt"], "there is no text file"),
+    (["--resume", "runs/nowhere"], "there is no checkpoint"),
+    (["--lr", "fast"], "fast"),
+    (["--preset", "tiny", "--target_loss", "0.001"], "no model can reach a loss of 0.001"),
+    (["--device", "cuda"], "--device auto"),
+])
+def test_bad_arguments_exit_2_with_one_message_and_write_nothing(arguments, message, tmp_path):
+    folder = tmp_path / "run"
+    done = start("--out_dir", folder, *arguments)
+    assert done.returncode == 2, done.stdout
+    assert message in " ".join(done.stderr.split()) and "Traceback" not in done.stderr
+    assert not folder.exists()
+
+
+def test_help_explains_every_parameter_in_less_than_a_second():
+    times = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        done = start("--help")
+        times.append(time.perf_counter() - begin)
+    assert done.returncode == 0 and min(times) < 1.0
+    for name in run_training.Arguments.__dataclass_fields__:
+        assert re.search(rf"--{name}\b", done.stdout), name
+
+
+SEED_FLAGS = (
+    "input_file out_dir seed block_size n_layer n_head n_embd batch_size seq_len grad_accum steps lr weight_decay beta1 "
+    "beta2 clip_grad randomize_batches target_loss log_every save_every sample_every resume prompt num_prompts "
+    "max_new_tokens top_k temperature compile amp"
+)
+
+
+
+def test_the_seeds_command_lines_mean_what_they_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = ("--input_file data/input.txt --out_dir out --steps 200000 --batch_size 8 --seq_len 256 --grad_accum 4 "
+            "--lr 3e-4 --log_every 50 --save_every 2000 --sample_every 2000 --randomize_batches --amp fp16 --compile")
+    config, preset = run_training.parse(line.split())
+    assert preset == "full" and config.max_tokens == 0
+    assert (config.steps, config.batch_size, config.seq_len, config.grad_accum, config.lr) == (200_000, 8, 256, 4, 3e-4)
+    assert config.order == "random" and config.compile and config.amp == "fp16"
+    assert (ROOT / config.input_file).resolve() == (tmp_path / "data" / "input.txt").resolve()
+    assert (ROOT / config.out_dir).resolve() == (tmp_path / "out").resolve()
+    assert set(run_training.Arguments.__dataclass_fields__) >= set(SEED_FLAGS.split())
+
+
+def test_a_flag_wins_over_its_preset():
+    config, preset = run_training.parse(["--preset", "tiny", "--steps", "7"])
+    assert (preset, config.steps, config.n_layer) == ("tiny", 7, 2)
+
+
+def test_what_a_run_depends_on_cannot_change_when_it_goes_on(finished):
+    from lib.run_folder import open_run
+    run, _ = finished
+    config, _ = run_training.parse(["--resume", str(run.path), "--steps", "500", "--target_loss", "3"])
+    assert open_run(config, "resumed").path == run.path
+    config, _ = run_training.parse(["--resume", str(run.path), "--n_layer", "3"])
+    with pytest.raises(InputError, match=r"n_layer was 2 .* cannot become 3"):
+        open_run(config, "resumed")
+
+
+def test_best_pt_is_no_place_to_resume_from(finished):
+    run, _ = finished
+    done = start("--resume", run.best_checkpoint)
+    assert done.returncode == 2 and "resume from the last.pt beside it" in done.stderr
+
+
+def test_untrusted_text_stays_text(tmp_path):
+    """what the corpus and the samples say never becomes part of the page"""
+    evil = "<script>alert(1)</script>\n<img src=x onerror=alert(2)>\n```\n\x1b[31mred\x1b[0m $x$ 'quote'\n"
+    text = tmp_path / "evil.txt"
+    text.write_text(evil * 60, "utf-8")
+    folder = tmp_path / "run"
+    done = start("--preset", "tiny", "--input_file", text, "--out_dir", folder, "--steps", 60, "--target_loss", 3,
+                 "--prompt", "<script>alert(3)</script><b>")
+    assert done.returncode in (0, 3), done.stdout + done.stderr
+    page = Page((folder / "report.html").read_text())
+    assert page.all("script") == [] and all("onerror" not in attributes for _, attributes in page.tags)
+    assert "<script>alert(1)</script>" in "".join(page.texts)
+    assert json.loads((folder / "config.json").read_text())["parameters"]["prompt"].startswith("<script>")

@@ -115,18 +115,19 @@ def _write_default_text() -> None:
 def window_starts(length: int, seq_len: int, offset: int = 0) -> np.ndarray:
     """Where windows of seq_len tokens and their last target start in `length` tokens, cut at `offset`, (n,) int64.
 
-    Windows that would stick out are moved inside the text, over their neighbours, so that every token is a target in
-    every epoch; the last one may come twice.
+    Windows that would stick out are moved inside the text, over their neighbours, so that every token after the first
+    is a target in every epoch; at an offset other than 0 the last one may come twice.
     """
-    last = length - 1 - seq_len
-    return np.clip(offset + np.arange(-1, math.ceil((length - 1) / seq_len)) * seq_len, 0, last)
+    first = -1 if offset else 0
+    cuts = offset + np.arange(first, math.ceil((length - 1) / seq_len)) * seq_len
+    return np.clip(cuts, 0, length - 1 - seq_len)
 
 
 class Batches:
     """Micro-batch k of a run, a pure function of (seed, k): no state, so a resumed run sees the same data.
 
-    Orders: `epoch` cuts the text at a fresh random offset each epoch and shuffles its windows; `random` draws window
-    starts uniformly; `sequential` takes the windows cut at 0 in the order of the text, over and over.
+    Orders: `epoch` cuts the text at a fresh random offset each epoch and shuffles its windows; `fixed` always cuts at 0
+    and shuffles; `sequential` cuts at 0 and keeps the order of the text; `random` draws window starts uniformly.
     """
 
     def __init__(self, tokens: np.ndarray, config: RunConfig):
@@ -137,10 +138,10 @@ class Batches:
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 (a run has one Batches)
     def _epoch_starts(self, epoch: int) -> np.ndarray:
-        if self.order != "epoch":
-            return np.arange((len(self.tokens) - 1) // self.seq_len) * self.seq_len
         rng = np.random.default_rng((self.seed, epoch))
-        return rng.permutation(window_starts(len(self.tokens), self.seq_len, rng.integers(1, self.seq_len + 1)))
+        offset = rng.integers(1, self.seq_len + 1) if self.order == "epoch" else 0
+        starts = window_starts(len(self.tokens), self.seq_len, offset)
+        return starts if self.order == "sequential" else rng.permutation(starts)
 
     def starts(self, k: int) -> np.ndarray:
         """Where the windows of micro-batch k start, (B,)."""
@@ -161,10 +162,11 @@ def loss_floor(tokens: np.ndarray, seq_len: int, order: str) -> float:
 
     A model that knows the text by heart still has to guess where it is: what the T targets of a window cost at least
     is the entropy of the window given its first token. By the chain rule that is H(windows of T + 1 tokens) -
-    H(their first tokens), over all windows for random offsets, over the fixed ones for sequential order.
+    H(their first tokens), over all windows where offsets are random, over those cut at 0 where they are not.
     """
-    if order == "sequential":
-        windows = np.lib.stride_tricks.sliding_window_view(tokens, seq_len + 1)[::seq_len]
+    if order in ("fixed", "sequential"):
+        starts = window_starts(len(tokens), seq_len)
+        windows = np.lib.stride_tricks.sliding_window_view(tokens, seq_len + 1)[starts]
         identity = np.unique(windows, axis=0, return_inverse=True)[1]
         first = windows[:, 0]
     else:

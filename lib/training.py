@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from lib.checkpoint import load_checkpoint, save_checkpoint
-from lib.config import InputError, RunConfig
+from lib.config import InputError, RunConfig, relative_to_root
 from lib.corpus import Batches, Corpus
 from lib.machine import Machine
 from lib.model import GPT, GPTConfig
+from lib.optimizer import make_optimizers, rate_factor
 from lib.run_folder import RunFolder, utc_now
 from lib.sampling import sample_texts
 from lib.stopping import StopRequest
@@ -42,23 +43,6 @@ def new_model(config: RunConfig, machine: Machine) -> GPT:
     torch.manual_seed(config.seed)
     return GPT(GPTConfig(config.n_layer, config.n_head, config.n_embd, config.block_size,
                          dropout=config.dropout)).to(machine.device)
-
-
-def make_optimizer(model: GPT, config: RunConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter, 2019) with decay on matrices and embeddings, none on biases and norms."""
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
-
-
-def learning_rate(step: int, config: RunConfig) -> float:
-    """The rate of update number `step`, counted from 0: a linear rise to config.lr, then the schedule."""
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / (config.steps - config.warmup_steps)
-    return config.lr * {"constant": 1.0, "cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done}[
-        config.lr_schedule]
 
 
 @torch.inference_mode()
@@ -97,14 +81,15 @@ class Trainer:
         self.model, self.corpus, self.config, self.run, self.machine = model, corpus, config, run, machine
         self.on_log = on_log
         self.batches = Batches(corpus.tokens, config)
-        self.optimizer = make_optimizer(model, config)
+        self.optimizers = make_optimizers(model, config)
         self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.amp is torch.float16)
         self.forward = torch.compile(model) if config.compile else model
         self.progress = Progress()
         self.epoch_steps = math.ceil(self.batches.windows_per_epoch / (config.batch_size * config.grad_accum))
-        self._printed = -math.inf
         if run.last_checkpoint.exists():
             self._load()
+        self._logged = (self.progress.tokens, self.progress.step_sec)  # at the last row
+        self._printed = -math.inf  # when the last line went to the screen
 
     def train(self) -> dict[str, Any]:
         """Train, and return the run's summary as it was written to its folder.
@@ -116,46 +101,57 @@ class Trainer:
                  f"{c.tokens_per_step:,} tokens a step, {self.machine.name()}, {self.machine.precision}")
         if self.machine.notice:
             self.say(self.machine.notice)
-        start = time.perf_counter() - p.elapsed_sec
+        self._began = time.perf_counter() - p.elapsed_sec
         state = self._ended()
-        logged = (p.tokens, p.step_sec)
         with StopRequest(self.run.stop_file) as stop:
-            while not state:
-                before = time.perf_counter()
-                loss, grad_norm, lr = self._step()
-                p.step_sec += time.perf_counter() - before
-                p.recent = [*p.recent, loss][-self.epoch_steps:]
-
-                timed_out = 0 < c.max_hours <= (time.perf_counter() - start) / 3600
-                state = "limit" if p.step >= c.steps or timed_out else "stopped" if stop.requested else ""
-                measured = self._measure(last=state == "limit")
-                if measured and p.corpus_loss < c.target_loss:
-                    state = "reached"
-                p.elapsed_sec = time.perf_counter() - start
-                if state or measured or p.step % c.log_every == 0:
-                    speed = (p.tokens - logged[0]) / (p.step_sec - logged[1])
-                    logged = (p.tokens, p.step_sec)
-                    self._log(dict(step=p.step, tokens=p.tokens, loss=loss, mean_loss=p.mean_loss, lr=lr,
-                                   grad_norm=grad_norm, tokens_per_sec=speed, elapsed_sec=p.elapsed_sec,
-                                   corpus_loss=p.corpus_loss if measured else None), always=bool(state) or measured)
-                if state in ("limit", "reached") or p.step % c.sample_every == 0:
-                    self.run.append_samples(p.step, c.prompt, sample_texts(self.model, c, p.step))
-                    self.model.train()
-                p.elapsed_sec = time.perf_counter() - start
-                if state or p.step % c.save_every == 0:
-                    self._save(reached=state == "reached")
-            p.elapsed_sec = time.perf_counter() - start
+            try:
+                while not state:
+                    state = self._advance(stop)
+            except BaseException as error:
+                self.run.write_summary(self._summary("failed", f"{type(error).__name__}: {error}"))
+                raise
         summary = self._summary(state)
         self.run.write_summary(summary)
         self.say(summary["verdict"])
         return summary
 
+    def _advance(self, stop: StopRequest) -> str:
+        """One step, and whatever is due after it; returns the state the run is then in, empty while it goes on."""
+        p, c = self.progress, self.config
+        begin = time.perf_counter()
+        loss, grad_norm, lr = self._step()
+        p.step_sec += time.perf_counter() - begin
+        p.recent = [*p.recent, loss][-self.epoch_steps:]
+        self._tick()
+
+        state = "limit" if p.step >= c.steps or 0 < c.max_hours <= p.elapsed_sec / 3600 else ""
+        measured = self._measure(last=bool(state))
+        if measured and p.corpus_loss < c.target_loss:
+            state = "reached"
+        ended = bool(state)  # a run that is stopped goes on later, as if nothing had happened: nothing extra is written
+        if ended or measured or p.step % c.log_every == 0:
+            self._tick()
+            self._log(loss, grad_norm, lr, measured, always=ended or measured)
+        if ended or p.step % c.sample_every == 0:
+            self.run.append_samples(p.step, c.prompt, sample_texts(self.model, c, p.step))
+        if not ended and stop.requested:
+            state = "stopped"
+        if state or p.step % c.save_every == 0:
+            self._tick()
+            self._save(reached=state == "reached")
+        self._tick()
+        return state
+
+    def _tick(self) -> None:
+        self.progress.elapsed_sec = time.perf_counter() - self._began
+
     def _step(self) -> tuple[float, float, float]:
         """One update of the weights; its loss, gradient norm before clipping, and learning rate."""
         p, c = self.progress, self.config
-        lr = learning_rate(p.step, c)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        factor = rate_factor(p.step, c)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = factor * group["peak_lr"]
         self.model.train()
         loss = torch.zeros((), device=self.machine.device)
         for k in range(p.step * c.grad_accum, (p.step + 1) * c.grad_accum):
@@ -164,18 +160,20 @@ class Trainer:
                 micro_loss = self.forward(x, y) / c.grad_accum
             self.scaler.scale(micro_loss).backward()
             loss += micro_loss.detach()
-        self.scaler.unscale_(self.optimizer)
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
         grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip_grad or math.inf)
         # fp16 gradients may overflow: the scaler then skips the update and lowers its scale
         if not math.isfinite(loss) or not (self.scaler.is_enabled() or math.isfinite(grad_norm)):
             raise FloatingPointError(f"step {p.step + 1}: loss {loss.item()}, gradient norm {grad_norm.item()}. "
                                      "What usually helps: a lower --lr, more --warmup_steps, --amp off")
-        self.scaler.step(self.optimizer)
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         p.step += 1
         p.tokens += c.tokens_per_step
-        return loss.item(), grad_norm.item(), lr
+        return loss.item(), grad_norm.item(), factor * c.lr
 
     def _measure(self, last: bool) -> bool:
         """Measure the loss over the whole text if the running mean promises the target, or at the end of the run.
@@ -206,30 +204,36 @@ class Trainer:
         self.run.log(line)
         print(line, flush=True)
 
-    def _log(self, row: dict[str, Any], always: bool) -> None:
+    def _log(self, loss: float, grad_norm: float, lr: float, measured: bool, always: bool) -> None:
         """Record a row; on the screen at most once a second, later every 1 % of the time passed, so that a run of ten
         hours leaves a notebook of a thousand lines."""
+        p = self.progress
+        tokens, step_sec = self._logged
+        self._logged = (p.tokens, p.step_sec)
+        row = dict(step=p.step, tokens=p.tokens, loss=loss, mean_loss=p.mean_loss, lr=lr, grad_norm=grad_norm,
+                   tokens_per_sec=(p.tokens - tokens) / (p.step_sec - step_sec), elapsed_sec=p.elapsed_sec,
+                   corpus_loss=p.corpus_loss if measured else None)
         self.run.append_metrics(row)
-        line = (f"step {row['step']:5d} | loss {row['loss']:.6f} | mean {row['mean_loss']:.6f} | lr {row['lr']:.2e} | "
-                f"{row['tokens_per_sec']:,.0f} tok/s")
-        if row["corpus_loss"] is not None:
-            line += f" | whole text {row['corpus_loss']:.6f}"
-        if always or row["elapsed_sec"] - self._printed >= min(30, max(1, row["elapsed_sec"] / 100)):
-            self._printed = row["elapsed_sec"]
+        line = (f"step {p.step:5d} | loss {loss:.6f} | mean {p.mean_loss:.6f} | lr {lr:.2e} | "
+                f"{row['tokens_per_sec']:,.0f} tok/s" + (f" | whole text {p.corpus_loss:.6f}" if measured else ""))
+        if always or p.elapsed_sec - self._printed >= min(30, max(1, p.elapsed_sec / 100)):
+            self._printed = p.elapsed_sec
             self.say(line)
             self.run.write_summary(self._summary("running"))
         else:
             self.run.log(line)
         self.on_log(row)
 
-    def _summary(self, state: str) -> dict[str, Any]:
+    def _summary(self, state: str, reason: str = "") -> dict[str, Any]:
+        """What summary.json holds: the state and its verdict in words, unrounded losses, counts, seconds."""
         p, c = self.progress, self.config
         whole = "unmeasured" if p.corpus_loss is None else f"{p.corpus_loss:.6f}"
         verdict = {
             "running": "Training has not ended",
             "reached": f"Target reached: loss over the whole text {whole} < {c.target_loss:g}",
             "limit": f"Target {c.target_loss:g} not reached within the limits: loss over the whole text {whole}",
-            "stopped": f"Stopped by the user at step {p.step}: go on with --resume {self.run.path.name}",
+            "stopped": f"Stopped by the user at step {p.step}: go on with --resume {relative_to_root(self.run.path)}",
+            "failed": f"Failed: {reason}",
         }[state]
         return dict(state=state, verdict=f"{verdict} (step {p.step:,}, {p.tokens:,} tokens, {p.elapsed_sec:,.0f} s)",
                     target_loss=c.target_loss, corpus_loss=p.corpus_loss, shifted_loss=p.shifted_loss,
@@ -246,7 +250,7 @@ class Trainer:
             p.best_mean = p.mean_loss
             save_checkpoint({"model": self.model.state_dict()}, self.run.best_checkpoint)
         save_checkpoint({
-            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "model": self.model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "scaler": self.scaler.state_dict(), "progress": asdict(p), "corpus_sha256": self.corpus.sha256,
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state() if self.machine.device.type == "cuda" else None,
@@ -258,7 +262,8 @@ class Trainer:
             raise InputError(f"{self.corpus.path} is not the text that the run in {self.run.path} learns: name that "
                              "one with --input_file, or start a new run")
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, moments in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(moments)
         self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
         torch.set_rng_state(state["rng"])
@@ -266,12 +271,3 @@ class Trainer:
             torch.cuda.set_rng_state(state["cuda_rng"])
         self.run.forget_after(self.progress.step)
         self.say(f"resumed at step {self.progress.step:,} after {self.progress.tokens:,} tokens")
-
-
-def load_model(run: RunFolder) -> GPT:
-    """The best weights of a run, in eval mode, on the processor; the last ones where there is no best.pt yet."""
-    config, _ = run.read_config()
-    model = GPT(GPTConfig(config.n_layer, config.n_head, config.n_embd, config.block_size))
-    path = run.best_checkpoint if run.best_checkpoint.exists() else run.last_checkpoint
-    model.load_state_dict(load_checkpoint(path)["model"])
-    return model.eval()

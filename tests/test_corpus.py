@@ -77,7 +77,7 @@ def test_the_floor_is_that_of_a_perfect_memory(seq_len):
     tokens = np.random.default_rng(0).integers(3, size=200).astype(np.uint16)
     overlapping = [tokens[i:i + seq_len + 1].tolist() for i in range(len(tokens) - seq_len)]
     assert loss_floor(tokens, seq_len, "random") == pytest.approx(floor_by_counting(overlapping))
-    fixed = overlapping[::seq_len]
+    fixed = [overlapping[start] for start in window_starts(len(tokens), seq_len)]
     assert loss_floor(tokens, seq_len, "sequential") == pytest.approx(floor_by_counting(fixed))
 
 
@@ -91,13 +91,13 @@ def test_a_target_below_the_floor_is_refused_with_the_length_that_would_do():
 
 @pytest.mark.parametrize(("length", "seq_len"), [(33, 32), (100, 32), (129, 32), (4096, 128), (1000, 7)])
 def test_windows_cover_every_target_at_every_offset(length, seq_len):
-    for offset in range(1, seq_len + 1):
+    for offset in range(seq_len + 1):
         starts = window_starts(length, seq_len, offset)
         assert starts.min() >= 0 and starts.max() + seq_len + 1 <= length
         assert set((starts[:, None] + np.arange(1, seq_len + 1)).ravel()) == set(range(1, length))
 
 
-@pytest.mark.parametrize("order", ["epoch", "random", "sequential"])
+@pytest.mark.parametrize("order", ["epoch", "fixed", "random", "sequential"])
 def test_a_batch_depends_on_the_seed_and_its_number_alone(order):
     tokens = np.arange(1000).astype(np.uint16)
     config = preset_config("tiny", order=order)
@@ -121,9 +121,16 @@ def test_an_epoch_has_every_window_once_and_the_next_one_other_windows():
     assert sorted(first) != sorted(second)
 
 
+def test_fixed_order_has_the_same_windows_every_epoch_in_another_order():
+    batches = Batches(np.arange(1000).astype(np.uint16), preset_config("tiny", batch_size=1, order="fixed"))
+    n = batches.windows_per_epoch
+    first, second = ([batches.starts(k).item() for k in range(e * n, (e + 1) * n)] for e in (0, 1))
+    assert first != second and sorted(first) == sorted(second) == [*range(0, 961, 32), 967]
+
+
 def test_sequential_order_goes_through_the_text_again_and_again():
     batches = Batches(np.arange(200).astype(np.uint16), preset_config("tiny", order="sequential"))
-    assert [batches.starts(k).tolist() for k in range(2)] == [[0, 32, 64, 96], [128, 160, 0, 32]]
+    assert [batches.starts(k).tolist() for k in range(2)] == [[0, 32, 64, 96], [128, 160, 167, 0]]
 
 
 @pytest.mark.parametrize(("content", "message"), [

@@ -151,8 +151,8 @@ def test_help_explains_every_parameter_in_less_than_a_second():
 
 
 SEED_FLAGS = (
-    "input_file out_dir seed block_size n_layer n_head n_embd batch_size seq_len grad_accum steps lr weight_decay beta1 "
-    "beta2 clip_grad randomize_batches target_loss log_every save_every sample_every resume prompt num_prompts "
+    "input_file out_dir seed block_size n_layer n_head n_embd batch_size seq_len grad_accum steps lr weight_decay "
+    "beta1 beta2 clip_grad randomize_batches target_loss log_every save_every sample_every resume prompt num_prompts "
     "max_new_tokens top_k temperature compile amp"
 )
 

@@ -1,0 +1,90 @@
+"""Every parameter has one optimiser, rates follow their schedule, and Muon's updates are orthogonal."""
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from lib.config import preset_config
+from lib.model import GPT, GPTConfig
+from lib.muon import Muon, orthogonalize
+from lib.optimizer import make_optimizers, rate_factor
+from lib.training import new_model
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_every_parameter_is_updated_by_one_group_with_its_rate_and_decay(config, machine, optimizer):
+    config = dataclasses.replace(config, optimizer=optimizer, weight_decay=0.1, lr=1e-3, embedding_lr=5e-3,
+                                 muon_lr=0.02)
+    model = new_model(config, machine)
+    groups = [(type(o), group) for o in make_optimizers(model, config) for group in o.param_groups]
+    of = {id(p): (kind, group) for kind, group in groups for p in group["params"]}
+    assert sum(len(group["params"]) for _, group in groups) == len(of) == len(list(model.parameters()))
+    for name, p in model.named_parameters():
+        kind, group = of[id(p)]
+        by_muon = optimizer == "muon" and name.startswith("h.") and p.dim() == 2
+        assert kind is (Muon if by_muon else torch.optim.AdamW), name
+        assert group["weight_decay"] == (0.1 if p.dim() >= 2 else 0.0), name
+        assert group["peak_lr"] == (0.02 if by_muon else 5e-3 if name == "wte.weight" else 1e-3), name
+
+
+@pytest.mark.parametrize(("schedule", "factors"), [
+    ("constant", [0.5, 1, 1, 1, 1, 1]), ("linear", [0.5, 1, 1, 0.75, 0.5, 0.25]),
+    ("cosine", [0.5, 1, 1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2]),
+])
+def test_rates_rise_and_follow_their_schedule(schedule, factors):
+    config = preset_config("tiny", warmup_steps=2, steps=6, lr_schedule=schedule)
+    assert [rate_factor(step, config) for step in range(6)] == pytest.approx(factors)
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 768), (3, 32, 64), (2, 5, 9)])
+def test_orthogonalize_keeps_directions_and_evens_out_their_sizes(shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    u, _, v = torch.linalg.svd(x, full_matrices=False)
+    sizes = torch.linalg.svdvals(orthogonalize(x))
+    assert sizes.min() > 0.6 and sizes.max() < 1.3
+    cosine = torch.nn.functional.cosine_similarity(orthogonalize(x).flatten(1), (u @ v).flatten(1))
+    assert cosine.min() > 0.97
+
+
+def test_muon_agrees_with_torchs_where_a_block_is_the_whole_matrix():
+    weight = torch.randn(32, 128, generator=torch.Generator().manual_seed(0))
+    ours, theirs = torch.nn.Parameter(weight.clone()), torch.nn.Parameter(weight.clone())
+    optimizers = (Muon([ours], lr=0.02, block=32, weight_decay=0.1),
+                  torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, momentum=0.95))
+    for step in range(5):
+        gradient = torch.randn(32, 128, generator=torch.Generator().manual_seed(step + 1))
+        for p, optimizer in zip((ours, theirs), optimizers, strict=True):
+            p.grad = gradient.clone()
+            optimizer.step()
+    moved, expected = ours.detach() - weight, theirs.detach() - weight
+    assert torch.nn.functional.cosine_similarity(moved.flatten(), expected.flatten(), dim=0) > 0.99
+    assert (moved.norm() / expected.norm()).item() == pytest.approx(1, abs=0.01)  # it computes in bfloat16
+
+
+def test_muon_cuts_rows_into_heads_and_projections_along_columns():
+    torch.manual_seed(0)
+    p, q = torch.nn.Parameter(torch.zeros(12, 4)), torch.nn.Parameter(torch.zeros(4, 12))
+    optimizer = Muon([{"params": [p]}, {"params": [q], "by_columns": True}], lr=1.0, block=2)
+    p.grad = torch.randn(12, 4)
+    q.grad = p.grad.t().clone()
+    optimizer.step()
+    blocks = p.detach().view(6, 2, 4)
+    assert torch.allclose(blocks @ blocks.mT, torch.eye(2).expand(6, 2, 2), atol=0.5)
+    assert torch.allclose(q, p.t() * math.sqrt(4 / 12), atol=1e-6)  # lr / sqrt(in) per weight, for each
+
+
+def test_one_batch_of_256_tokens_is_learned_by_heart_in_60_steps():
+    """AdamW at 3e-4, the anchor that other implementations can be held against"""
+    torch.manual_seed(1337)
+    model = GPT(GPTConfig())
+    optimizer, = make_optimizers(model, preset_config("excerpt", optimizer="adamw", embedding_lr=0.0, lr=3e-4))
+    tokens = torch.randint(50257, (2, 129), generator=torch.Generator().manual_seed(0))
+    for _ in range(60):
+        loss = model(tokens[:, :-1], tokens[:, 1:])
+        if loss.item() < 0.1:
+            return
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    pytest.fail(f"loss {loss.item():.3f} after 60 steps")

@@ -20,6 +20,7 @@ import tyro
 from lib.config import PRESETS, ROOT, InputError, RunConfig, default_preset, preset_config, relative_to_root
 from lib.run_folder import RunFolder, open_run, resumed_run
 
+TRAINING = "3_training"
 EXIT_CODES = {"reached": 0, "failed": 1, "limit": 3, "stopped": 130, "died": 138}
 
 
@@ -27,7 +28,7 @@ EXIT_CODES = {"reached": 0, "failed": 1, "limit": 3, "stopped": 130, "died": 138
 class Arguments(RunConfig):
     """The parameters of a run, and the preset that those not given come from."""
 
-    # values to start from; by default excerpt without a GPU and full with one, full for an --input_file of yours
+    # values to start from; auto: excerpt without a GPU, full with one, plain for an --input_file of yours
     preset: Literal["auto", *PRESETS] = "auto"
 
 
@@ -60,35 +61,42 @@ def parse(arguments: list[str]) -> tuple[RunConfig, str]:
 def execute(config: RunConfig, run: RunFolder) -> int:
     """Run the notebooks and write the report, whatever becomes of them; returns the exit code."""
     # papermill and nbconvert take two seconds to import, which --help and a mistyped argument need not wait for
-    from lib.notebooks import interrupts_become, run_notebook
+    from lib.notebooks import Screen, interrupts_become, run_notebook
     from lib.report import CHAPTERS, write_report
 
-    print(f"run folder: {relative_to_root(run.path)}", flush=True)
+    screen = Screen()
     parameters = dataclasses.asdict(config) | {"preset": "given", "out_dir": relative_to_root(run.path)}
-    outcomes = []
-    with interrupts_become(run.stop_file) as interrupted:
+    outcomes = {}
+    print(f"run folder: {parameters['out_dir']}", file=screen, flush=True)
+    with interrupts_become(run.stop_file):
         for name in CHAPTERS:
             started = time.monotonic()
-            screen = sys.stdout if name == "3_training" else None
-            outcomes.append(run_notebook(name, run.notebook(name), parameters, screen))
-            print(f"{name}: {outcomes[-1]} after {time.monotonic() - started:.1f} s", flush=True)
-        print(f"report: {relative_to_root(write_report(run))}", flush=True)
-    for outcome in ("died", "failed"):
-        if outcome in outcomes:
-            return EXIT_CODES[outcome]
-    return EXIT_CODES["stopped" if interrupted else run.read_summary()["state"]]
+            outcomes[name] = run_notebook(name, run.notebook(name), parameters, screen if name == TRAINING else None)
+            print(f"{name}: {outcomes[name]} after {time.monotonic() - started:.1f} s", file=screen, flush=True)
+            if name == TRAINING and outcomes[name] != "completed":
+                run.record_failure(outcomes[name])
+        print(f"report: {relative_to_root(write_report(run))}", file=screen, flush=True)
+    failed = [outcome for outcome in outcomes.values() if outcome != "completed"]
+    return EXIT_CODES["died" if "died" in failed else "failed" if failed else run.read_summary()["state"]]
 
 
 def main(arguments: list[str]) -> int:
     try:
         config, preset = parse(arguments)
         from lib.corpus import load_corpus, reachable_floor
-        reachable_floor(load_corpus(config).tokens, config)
-        run = open_run(config, preset)
+        if config.device not in ("auto", "cpu"):
+            from lib.machine import choose_device  # imports torch, so only where there is something to check
+            choose_device(config.device)
+        corpus = load_corpus(config)
+        reachable_floor(corpus.tokens, config)
+        run = open_run(config, preset, corpus.sha256)
     except InputError as error:
         print(f"run_training.py: {error}", file=sys.stderr)
         return 2
-    return execute(config, run)
+    try:
+        return execute(config, run)
+    except KeyboardInterrupt:
+        return EXIT_CODES["stopped"]
 
 
 if __name__ == "__main__":

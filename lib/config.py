@@ -60,7 +60,7 @@ class RunConfig:
     dropout: Fraction = 0.0  # share of activations dropped in training; 0 memorises fastest
     # a step
     batch_size: Count = 8  # sequences in a micro-batch
-    seq_len: Count = 256  # tokens in a sequence
+    seq_len: Annotated[int, Bounds(low=2)] = 256  # tokens in a sequence
     grad_accum: Count = 1  # micro-batches in a step
     # the optimiser
     optimizer: Literal["adamw", "muon"] = "adamw"  # of the matrices in the blocks; AdamW updates everything else
@@ -69,14 +69,14 @@ class RunConfig:
     lr: Positive = 3e-4  # peak learning rate of the rest
     warmup_steps: CountOrZero = 0  # steps over which the learning rate rises to its peak
     lr_schedule: Literal["constant", "cosine", "linear"] = "constant"  # after warm-up; the last two reach 0 at --steps
-    weight_decay: PositiveOrZero = 0.0  # of AdamW, on matrices only
+    weight_decay: PositiveOrZero = 0.0  # decoupled, on matrices only
     beta1: Fraction = 0.9  # decay of AdamW's mean of gradients
     beta2: Fraction = 0.95  # decay of AdamW's mean of squared gradients
     clip_grad: PositiveOrZero = 1.0  # longest gradient norm let through; 0: no limit
     # when to stop
-    target_loss: PositiveOrZero = 0.099999  # stop as soon as the loss over the whole text is below this
+    target_loss: PositiveOrZero = 0.099999  # stop as soon as the loss over all tokens learned is below this
     steps: Count = 10_000  # stop after this many updates of the weights
-    max_hours: PositiveOrZero = 0.0  # stop after this many hours of training; 0: no limit
+    max_hours: PositiveOrZero = 0.0  # stop after this many hours, counted anew by --resume; 0: no limit
     # what to write, and when
     out_dir: str = ""  # folder of the run; empty: runs/<UTC time>-<preset>
     log_every: Count = 10  # steps between two rows of the metrics
@@ -90,7 +90,7 @@ class RunConfig:
     top_k: CountOrZero = 50  # choose among this many likeliest tokens; 0: among all
     # the machine
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # where to compute; auto: a GPU if there is one
-    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # mixed precision; auto: on a GPU
+    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # mixed precision; auto: where the hardware is made for it
     compile: bool = False  # compile the model with torch.compile
     seed: CountOrZero = 1337  # of the weights, the order of the windows and the samples
     resume: str = ""  # go on with this run: its folder or a checkpoint in it
@@ -135,12 +135,12 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
         kind = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}[hint]
         raise InputError(f"{name} must be {kind}, not {value!r}")
     if bounds and value not in bounds:
-        raise InputError(f"{name} must be {bounds or 'finite'}, not {value}")
+        raise InputError(f"{name} must be {bounds}, not {value}")
     return value
 
 
 def relative_to_root(path: str | os.PathLike) -> str:
-    """A path as it stands in a configuration: relative to the project folder, so that it names no home folder."""
+    """A path as it stands in a configuration: relative to the project folder, the same wherever that is checked out."""
     try:
         return Path(os.path.relpath(path, ROOT)).as_posix()
     except ValueError:  # on another drive of a Windows machine there is no relative path
@@ -156,6 +156,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # are learned in a third of the steps, and Muon needs half of AdamW's
     "excerpt": dict(max_tokens=4096, order="fixed", batch_size=4, seq_len=128, optimizer="muon", embedding_lr=5e-3,
                     lr_schedule="linear", steps=144, log_every=1, save_every=48, sample_every=24),
+    # whatever the text: all of it, at a constant rate; what the seed project's own command lines mean
+    "plain": {},
     # 124M on the whole text, to the target: the recipe of the best public run of this task
     "full": dict(warmup_steps=100, lr_schedule="cosine", steps=6000),
     # the seed project's check that everything works
@@ -196,8 +198,10 @@ def notebook_config(cell: dict[str, Any]) -> RunConfig:
 
 
 def default_preset(input_file: str) -> str:
-    """`excerpt` without a GPU, `full` with one; `full` too for a text of one's own, which is meant as a whole."""
-    return "full" if input_file or _has_gpu() else "excerpt"
+    """`plain` for a text of one's own; otherwise `full` with a GPU and `excerpt` without one."""
+    if input_file:
+        return "plain"
+    return "full" if _has_gpu() else "excerpt"
 
 
 def _has_gpu() -> bool:

@@ -45,12 +45,18 @@ def prepare_machine(config: RunConfig) -> Machine:
     """
     _keep_freed_memory()
     torch.set_float32_matmul_precision("high")  # TF32 on the GPUs that have it; nothing changes on a processor
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    device = config.device if config.device != "auto" else next(name for name, there in available.items() if there)
-    if not available[device]:
-        raise InputError(f"torch {torch.__version__} finds no device {device!r} here: use --device auto")
+    device = choose_device(config.device)
     amp, notice = _precision(config.amp, device)
     return Machine(torch.device(device), amp, notice)
+
+
+def choose_device(asked: str) -> str:
+    """The device asked for, the best one there is for `auto`; InputError where it is not there."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    device = next(name for name, there in available.items() if there) if asked == "auto" else asked
+    if not available[device]:
+        raise InputError(f"torch {torch.__version__} finds no device {device!r} here: use --device auto")
+    return device
 
 
 def _precision(asked: str, device: str) -> tuple[torch.dtype | None, str]:
@@ -79,5 +85,5 @@ def _keep_freed_memory() -> None:
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         m_trim_threshold, m_mmap_threshold, most = -1, -3, 2 ** 31 - 1
-        libc.mallopt(m_mmap_threshold, most)
-        libc.mallopt(m_trim_threshold, most)
+        if libc.mallopt(m_mmap_threshold, most):  # an old glibc refuses; the second alone would make things worse
+            libc.mallopt(m_trim_threshold, most)

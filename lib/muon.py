@@ -42,7 +42,9 @@ class Muon(torch.optim.Optimizer):
         """Update every matrix from its gradient."""
         for group in self.param_groups:
             for p in group["params"]:
-                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                if not self.state[p]:
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+                momentum = self.state[p]["momentum"]
                 momentum.lerp_(p.grad, 1 - group["momentum"])
                 update = p.grad.lerp(momentum, group["momentum"])
                 if group["by_columns"]:

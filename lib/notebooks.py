@@ -3,10 +3,12 @@ import contextlib
 import os
 import re
 import signal
+import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import nbformat
 import papermill
@@ -26,7 +28,7 @@ SOURCES = ROOT / "notebooks"
 OVERWRITTEN = re.compile(r"[^\n]*\r(?!\n)")
 
 
-def run_notebook(name: str, output: Path, parameters: dict[str, Any], screen: TextIO | None = None) -> str:
+def run_notebook(name: str, output: Path, parameters: dict[str, Any], screen: "Screen | None" = None) -> str:
     """Execute notebooks/<name>.ipynb into `output`, with those `parameters` that its parameters cell has.
 
     What its cells print goes to `screen` as it comes. Returns "completed", "failed" (a cell raised) or "died" (the
@@ -34,41 +36,58 @@ def run_notebook(name: str, output: Path, parameters: dict[str, Any], screen: Te
     """
     source = SOURCES / f"{name}.ipynb"
     taken = {key: parameters[key] for key in papermill.inspect_notebook(str(source)) if key in parameters}
-    # ports are picked first and bound later, so notebooks running side by side can take each other's
-    transport = "tcp" if os.name == "nt" else "ipc"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of jupyter's own affairs; the notebook's warnings are in the notebook
+    with tempfile.TemporaryDirectory(prefix="lab") as sockets, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of jupyter's own affairs; the notebook's warnings are in the notebook
+        # ports are picked first and bound later, so notebooks running side by side could take each other's
+        connection = {} if os.name == "nt" else {"transport": "ipc", "ip": str(Path(sockets, "kernel"))}
+        try:
             papermill.execute_notebook(
                 str(source), str(output), taken, engine_name="careful", kernel_name="python3", cwd=str(SOURCES),
                 progress_bar=False, autosave_cell_every=60, iopub_timeout=60, stdout_file=screen,
-                config=Config({"KernelManager": {"transport": transport, "shutdown_wait_time": 120}}))
-    except PapermillExecutionError:
-        return "failed"
-    except DeadKernelError:
-        return "died"
+                config=Config({"KernelManager": {"shutdown_wait_time": 120, **connection}}))
+        except PapermillExecutionError:
+            return "failed"
+        except DeadKernelError:
+            return "died"
+        except (OSError, RuntimeError) as error:  # a full disk, or a kernel that does not start
+            logger.error("%s: %s", source.name, error)
+            return "failed"
     return "completed"
 
 
-@contextlib.contextmanager
-def interrupts_become(stop_file: Path) -> Iterator[list[str]]:
-    """Turn the first Ctrl-C, SIGTERM or hang-up into `stop_file`, which training looks for; a second one ends at once.
+class Screen:
+    """Standard output that nobody may be looking at any more: writing to a closed terminal is no error."""
 
-    Yields a list that holds the name of the signal once one came.
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stdout.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def interrupts_become(stop_file: Path) -> Iterator[None]:
+    """Turn the first Ctrl-C, SIGTERM or hang-up into `stop_file`, which training looks for.
+
+    A second one raises KeyboardInterrupt at once. A stop file that was there before, or is left, is removed.
     """
-    came: list[str] = []
+    asked = False
 
     def ask(signum, frame):
-        came.append(signal.Signals(signum).name)
-        if len(came) > 1:
+        nonlocal asked
+        if asked:
             raise KeyboardInterrupt
+        asked = True
         stop_file.touch()
 
     names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # a hang-up is a closed terminal; the last is Windows'
     before = {signum: signal.signal(signum, ask)
               for signum in (getattr(signal, name) for name in names if hasattr(signal, name))}
+    stop_file.unlink(missing_ok=True)
     try:
-        yield came
+        yield
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)

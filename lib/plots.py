@@ -39,16 +39,16 @@ def _new(rows: int = 1, columns: int = 1, size: tuple[float, float] = (8.0, 3.8)
 
 @rc_context(STYLE)
 def loss_curve(metrics: pd.DataFrame, target: float, floor: float, by: str = "step") -> Figure:
-    """The loss of each logged step, its mean over the last epoch, and every pass over the whole text, on a log scale.
+    """The loss of each logged step, its mean over the last epoch, and every pass over all tokens, on a log scale.
 
     `metrics` has the columns of a run's train_metrics.csv; `by` names the one to draw against: step or tokens.
     """
     figure, axes = _new()
-    thin = metrics.iloc[::max(1, len(metrics) // POINTS)]
+    thin = metrics.iloc[::-(-len(metrics) // POINTS) or 1]
     axes.plot(thin[by], thin["loss"], color=SKY, linewidth=0.8, label="loss of a step")
     axes.plot(thin[by], thin["mean_loss"], color=BLUE, linewidth=1.8, label="mean over the last epoch")
     passes = metrics[metrics["corpus_loss"].notna()]
-    axes.plot(passes[by], passes["corpus_loss"], "o", color=ORANGE, markersize=6, label="loss over the whole text")
+    axes.plot(passes[by], passes["corpus_loss"], "o", color=ORANGE, markersize=6, label="loss over all tokens")
     axes.axhline(target, color=ORANGE, linestyle="--", linewidth=1.2, label=f"target {target:g}")
     axes.axhline(floor, color=GREY, linestyle=":", linewidth=1.2, label=f"floor {floor:.3g}")
     axes.set(xlabel={"step": "step (updates of the weights)", "tokens": "tokens trained on"}[by],
@@ -62,7 +62,7 @@ def loss_curve(metrics: pd.DataFrame, target: float, floor: float, by: str = "st
 def training_health(metrics: pd.DataFrame) -> Figure:
     """Learning rate, gradient norm before clipping, and throughput, one above the other, by step."""
     figure, axes = _new(3, 1, (8.0, 6.2), sharex=True)
-    thin = metrics.iloc[::max(1, len(metrics) // POINTS)]
+    thin = metrics.iloc[::-(-len(metrics) // POINTS) or 1]
     labels = {"lr": "learning rate", "grad_norm": "gradient norm", "tokens_per_sec": "tokens per second"}
     for axis, (column, label), color in zip(axes, labels.items(), (BLUE, GREEN, GREY), strict=True):
         axis.plot(thin["step"], thin[column], color=color, linewidth=1.2)
@@ -91,11 +91,11 @@ def bars(labels: Sequence[str], values: Sequence[float], xlabel: str, form: str 
     figure, axes = _new(size=(8.0, 0.9 + 0.3 * len(labels)))
     drawn = axes.barh(range(len(labels)), values, color=BLUE)
     axes.bar_label(drawn, [form.format(value) for value in values], padding=3, fontsize=9)
-    axes.set_yticks(range(len(labels)), [label.replace("$", r"\$") for label in labels])  # a $ would begin a formula
+    axes.set_yticks(range(len(labels)), labels, parse_math=False)  # a $ begins no formula
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel(xlabel)
+    axes.set_xlabel(xlabel, parse_math=False)
     if max(values) >= 10:
         axes.xaxis.set_major_formatter("{x:,.0f}")
     return figure

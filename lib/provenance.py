@@ -4,6 +4,8 @@ import subprocess
 from importlib import metadata
 from typing import Any
 
+import torch
+
 from lib.config import ROOT, relative_to_root
 from lib.corpus import Corpus
 from lib.machine import Machine
@@ -19,7 +21,8 @@ def provenance(corpus: Corpus, machine: Machine, floor: float) -> dict[str, Any]
         "corpus": {"file": relative_to_root(corpus.path), "sha256": corpus.sha256, "tokens": len(corpus.tokens),
                    "loss_floor": floor},
         "code": git_state(),
-        "machine": {"device": machine.name(), "precision": machine.precision, "system": platform.system()},
+        "machine": {"device": machine.name(), "precision": machine.precision,
+                    "threads": torch.get_num_threads(), "system": platform.system()},
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
     }
 

@@ -31,7 +31,6 @@ def write_report(run: RunFolder) -> Path:
     config = Config({
         "HTMLExporter": {"extra_template_basedirs": [str(TEMPLATES)], "template_name": "report_template",
                          "exclude_anchor_links": True},
-        "TagRemovePreprocessor": {"enabled": True, "remove_input_tags": {"hide-input"}},
     })
     resources = {"verdict": summary["verdict"], "state": summary["state"], "chapters": contents(page),
                  "light_code": HtmlFormatter(style="default").get_style_defs(".highlight"),

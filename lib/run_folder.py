@@ -1,14 +1,16 @@
 """Where the files of a run are, and their formats. Nothing else in the project knows a file name or a column."""
 import csv
+import io
 import json
 import os
+import re
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lib.config import FIXED_ON_RESUME, ROOT, InputError, RunConfig
+from lib.config import FIXED_ON_RESUME, ROOT, InputError, RunConfig, relative_to_root
 from lib.whole_file import write_whole
 
 METRICS = ("step", "tokens", "loss", "mean_loss", "lr", "grad_norm", "tokens_per_sec", "elapsed_sec", "corpus_loss")
@@ -36,14 +38,18 @@ def newest_run() -> "RunFolder":
     return RunFolder(configs[-1].parent)
 
 
-def open_run(config: RunConfig, preset: str) -> "RunFolder":
+def open_run(config: RunConfig, preset: str, corpus_sha256: str) -> "RunFolder":
     """The folder a configuration asks for: that of the run to go on with, or a new one.
 
-    Raises InputError where the folder holds a run already, or where there is none to go on with.
+    Raises InputError where the folder holds a run already, where there is none to go on with, and where that one
+    learns another text or depends on a parameter that is now different.
     """
     if config.resume:
         run = resumed_run(config.resume)
-        before = run.read_config()[0]
+        before, facts = run.read_config()
+        if facts["corpus"]["sha256"] != corpus_sha256:
+            raise InputError(f"{config.input_file} is not the text that {run.path.name} learns: name that one with "
+                             "--input_file, or start a new run")
         for name in FIXED_ON_RESUME:
             if getattr(config, name) != getattr(before, name):
                 raise InputError(f"{name} was {getattr(before, name)} in {run.path.name} and cannot become "
@@ -89,8 +95,13 @@ class RunFolder:
     # config.json: {"parameters": {…}, and what else determined the run}
 
     def write_config(self, config: RunConfig, facts: dict[str, Any]) -> None:
-        """Record the parameters and `facts`: corpus, versions, machine, commit."""
-        _write_json(self.config_file, {"parameters": asdict(config), **facts})
+        """Record the parameters and `facts`: corpus, versions, machine, commit. What a resumed run had before is kept,
+        the latest first, under `before`."""
+        before = {}
+        if self.config_file.exists():
+            earlier = self._read_json(self.config_file)
+            before = {"before": [earlier, *earlier.pop("before", [])]}
+        _write_json(self.config_file, {"parameters": asdict(config), **facts, **before})
 
     def read_config(self) -> tuple[RunConfig, dict[str, Any]]:
         """The parameters and the other facts; InputError where this is not a run."""
@@ -101,6 +112,16 @@ class RunFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         _write_json(self.summary_file, summary)
+
+    def record_failure(self, outcome: str) -> None:
+        """Correct the summary of a run whose notebook "failed" or whose kernel "died", in case it could not itself."""
+        summary = self.read_summary() if self.summary_file.exists() else {}
+        if outcome == "failed" == summary.get("state"):
+            return
+        where = f" after step {summary['step']:,}" if "step" in summary else ""
+        what = {"died": f"The kernel died{where}, killed for its memory perhaps", "failed": f"Training failed{where}"}
+        self.write_summary(summary | {"state": outcome, "verdict": f"{what[outcome]}; the report shows where. Go on "
+                                      f"from the last checkpoint with --resume {relative_to_root(self.path)}"})
 
     def read_summary(self) -> dict[str, Any]:
         return self._read_json(self.summary_file)
@@ -134,17 +155,15 @@ class RunFolder:
     def append_samples(self, step: int, prompt: str, outputs: list[str]) -> None:
         """Append the continuations (prompt included) drawn at a step."""
         self.samples_file.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.samples_file, "a", encoding="utf-8") as file:
-            for output in outputs:
-                output = output.replace(SEPARATOR, SEPARATOR[1:])  # a model may say anything, this line too
-                file.write(f"STEP: {step}\nPROMPT: {json.dumps(prompt)}\nOUTPUT:\n{output}\n{SEPARATOR}\n")
+        with open(self.samples_file, "a", encoding="utf-8", newline="") as file:
+            file.writelines(_entry(step, prompt, output) for output in outputs)
 
     def read_samples(self) -> list[tuple[int, str, str]]:
         """All samples as (step, prompt, output)."""
         if not self.samples_file.exists():
             return []
         samples = []
-        for entry in self.samples_file.read_text("utf-8").split(f"\n{SEPARATOR}\n")[:-1]:
+        for entry in self.samples_file.read_bytes().decode("utf-8").split(f"\n{SEPARATOR}\n")[:-1]:
             step, prompt, _, output = entry.split("\n", 3)
             samples.append((int(step.removeprefix("STEP: ")), json.loads(prompt.removeprefix("PROMPT: ")), output))
         return samples
@@ -154,19 +173,25 @@ class RunFolder:
         if self.metrics_file.exists():
             with open(self.metrics_file, newline="", encoding="utf-8") as file:
                 rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
-            self.metrics_file.unlink()
-            for row in rows:
-                self.append_metrics(row)
-        kept = [sample for sample in self.read_samples() if sample[0] <= step]
-        self.samples_file.unlink(missing_ok=True)
-        for sample in kept:
-            self.append_samples(sample[0], sample[1], [sample[2]])
+            text = io.StringIO(newline="")
+            writer = csv.DictWriter(text, METRICS)
+            writer.writeheader()
+            writer.writerows(rows)
+            write_whole(text.getvalue(), self.metrics_file)
+        kept = [_entry(*sample) for sample in self.read_samples() if sample[0] <= step]
+        write_whole("".join(kept), self.samples_file)
 
     def _read_json(self, path: Path) -> dict[str, Any]:
         try:
             return json.loads(path.read_text("utf-8"))
         except FileNotFoundError:
             raise InputError(f"{self.path} is not a run: it holds no {path.name}") from None
+
+
+def _entry(step: int, prompt: str, output: str) -> str:
+    """One sample as it stands in samples.txt. A model may say anything: a line like the separator is cut."""
+    output = re.sub(rf"^{SEPARATOR}+$", SEPARATOR[1:], output, flags=re.MULTILINE)
+    return f"STEP: {step}\nPROMPT: {json.dumps(prompt)}\nOUTPUT:\n{output}\n{SEPARATOR}\n"
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

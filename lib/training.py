@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from lib.checkpoint import load_checkpoint, save_checkpoint
-from lib.config import InputError, RunConfig, relative_to_root
+from lib.config import RunConfig, relative_to_root
 from lib.corpus import Batches, Corpus
 from lib.machine import Machine
 from lib.model import GPT, GPTConfig
@@ -101,7 +101,8 @@ class Trainer:
                  f"{c.tokens_per_step:,} tokens a step, {self.machine.name()}, {self.machine.precision}")
         if self.machine.notice:
             self.say(self.machine.notice)
-        self._began = time.perf_counter() - p.elapsed_sec
+        self._called = time.perf_counter()
+        self._began = self._called - p.elapsed_sec
         state = self._ended()
         with StopRequest(self.run.stop_file) as stop:
             try:
@@ -110,6 +111,8 @@ class Trainer:
             except BaseException as error:
                 self.run.write_summary(self._summary("failed", f"{type(error).__name__}: {error}"))
                 raise
+        if state == "stopped":
+            self.run.stop_file.unlink(missing_ok=True)
         summary = self._summary(state)
         self.run.write_summary(summary)
         self.say(summary["verdict"])
@@ -121,15 +124,16 @@ class Trainer:
         begin = time.perf_counter()
         loss, grad_norm, lr = self._step()
         p.step_sec += time.perf_counter() - begin
-        p.recent = [*p.recent, loss][-self.epoch_steps:]
+        p.recent.append(loss)
+        del p.recent[:-self.epoch_steps]
         self._tick()
 
-        state = "limit" if p.step >= c.steps or 0 < c.max_hours <= p.elapsed_sec / 3600 else ""
+        state = "limit" if p.step >= c.steps or 0 < c.max_hours <= (time.perf_counter() - self._called) / 3600 else ""
         measured = self._measure(last=bool(state))
         if measured and p.corpus_loss < c.target_loss:
             state = "reached"
         ended = bool(state)  # a run that is stopped goes on later, as if nothing had happened: nothing extra is written
-        if ended or measured or p.step % c.log_every == 0:
+        if ended or measured or p.step == 1 or p.step % c.log_every == 0:
             self._tick()
             self._log(loss, grad_norm, lr, measured, always=ended or measured)
         if ended or p.step % c.sample_every == 0:
@@ -166,9 +170,10 @@ class Trainer:
         # fp16 gradients may overflow: the scaler then skips the update and lowers its scale
         if not math.isfinite(loss) or not (self.scaler.is_enabled() or math.isfinite(grad_norm)):
             raise FloatingPointError(f"step {p.step + 1}: loss {loss.item()}, gradient norm {grad_norm.item()}. "
-                                     "What usually helps: a lower --lr, more --warmup_steps, --amp off")
-        for optimizer in self.optimizers:
-            self.scaler.step(optimizer)
+                                     "What usually helps: a run with a lower --lr, more --warmup_steps or --amp off")
+        if math.isfinite(grad_norm):  # the scaler looks at one optimiser's gradients; clipping has mixed them all
+            for optimizer in self.optimizers:
+                self.scaler.step(optimizer)
         self.scaler.update()
         self.model.zero_grad(set_to_none=True)
         p.step += 1
@@ -183,6 +188,7 @@ class Trainer:
         p, c = self.progress, self.config
         text = len(self.corpus.tokens)
         promising = len(p.recent) == self.epoch_steps and p.mean_loss < c.target_loss and p.tokens >= p.next_pass
+        p.corpus_loss = p.shifted_loss = None  # what was measured before was of other weights
         if not promising and not (last and p.tokens >= text):
             return False
         p.corpus_loss = corpus_loss(self.model, self.corpus.tokens, c.seq_len, c.batch_size, self.machine)
@@ -190,6 +196,7 @@ class Trainer:
         if last or p.corpus_loss < c.target_loss:
             p.shifted_loss = corpus_loss(self.model, self.corpus.tokens, c.seq_len, c.batch_size, self.machine,
                                          offset=c.seq_len // 2)
+            self.say(f"windows moved by half their length: loss {p.shifted_loss:.6f}")
         return True
 
     def _ended(self) -> str:
@@ -215,7 +222,7 @@ class Trainer:
                    corpus_loss=p.corpus_loss if measured else None)
         self.run.append_metrics(row)
         line = (f"step {p.step:5d} | loss {loss:.6f} | mean {p.mean_loss:.6f} | lr {lr:.2e} | "
-                f"{row['tokens_per_sec']:,.0f} tok/s" + (f" | whole text {p.corpus_loss:.6f}" if measured else ""))
+                f"{row['tokens_per_sec']:,.0f} tok/s" + (f" | all tokens {p.corpus_loss:.6f}" if measured else ""))
         if always or p.elapsed_sec - self._printed >= min(30, max(1, p.elapsed_sec / 100)):
             self._printed = p.elapsed_sec
             self.say(line)
@@ -227,11 +234,12 @@ class Trainer:
     def _summary(self, state: str, reason: str = "") -> dict[str, Any]:
         """What summary.json holds: the state and its verdict in words, unrounded losses, counts, seconds."""
         p, c = self.progress, self.config
-        whole = "unmeasured" if p.corpus_loss is None else f"{p.corpus_loss:.6f}"
+        whole = (f"loss over all {len(self.corpus.tokens):,} tokens "
+                 + ("unmeasured" if p.corpus_loss is None else f"{p.corpus_loss:.8f}"))
         verdict = {
             "running": "Training has not ended",
-            "reached": f"Target reached: loss over the whole text {whole} < {c.target_loss:g}",
-            "limit": f"Target {c.target_loss:g} not reached within the limits: loss over the whole text {whole}",
+            "reached": f"Target reached: {whole} < {c.target_loss:g}",
+            "limit": f"Target {c.target_loss:g} not reached within the limits: {whole}",
             "stopped": f"Stopped by the user at step {p.step}: go on with --resume {relative_to_root(self.run.path)}",
             "failed": f"Failed: {reason}",
         }[state]
@@ -251,20 +259,18 @@ class Trainer:
             save_checkpoint({"model": self.model.state_dict()}, self.run.best_checkpoint)
         save_checkpoint({
             "model": self.model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "scaler": self.scaler.state_dict(), "progress": asdict(p), "corpus_sha256": self.corpus.sha256,
+            "scaler": self.scaler.state_dict(), "progress": asdict(p),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state() if self.machine.device.type == "cuda" else None,
         }, self.run.last_checkpoint)
 
     def _load(self) -> None:
         state = load_checkpoint(self.run.last_checkpoint)
-        if state["corpus_sha256"] != self.corpus.sha256:
-            raise InputError(f"{self.corpus.path} is not the text that the run in {self.run.path} learns: name that "
-                             "one with --input_file, or start a new run")
         self.model.load_state_dict(state["model"])
         for optimizer, moments in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(moments)
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] is not None and self.machine.device.type == "cuda":

@@ -76,7 +76,7 @@ def test_presets_are_valid_and_unknown_ones_are_refused():
         preset_config("exerpt")
 
 
-@pytest.mark.parametrize("preset", ["excerpt", "full", "seed", "sanity"])
+@pytest.mark.parametrize("preset", ["excerpt", "full", "plain", "seed", "sanity"])
 def test_the_presets_for_the_target_are_gpt2_124m_with_the_target_of_the_task(preset):
     config = preset_config(preset)
     assert (config.n_layer, config.n_head, config.n_embd, config.block_size) == (12, 12, 768, 1024)
@@ -90,7 +90,7 @@ def test_a_whole_number_may_stand_for_a_float_and_random_batches_for_an_order():
 
 def test_a_text_of_ones_own_is_meant_as_a_whole(monkeypatch):
     monkeypatch.setattr("lib.config._has_gpu", lambda: False)
-    assert (default_preset(""), default_preset("my.txt")) == ("excerpt", "full")
+    assert (default_preset(""), default_preset("my.txt")) == ("excerpt", "plain")
     monkeypatch.setattr("lib.config._has_gpu", lambda: True)
     assert default_preset("") == "full"
 

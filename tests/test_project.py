@@ -24,8 +24,10 @@ def test_environment_yml_installs_what_pyproject_pins():
 def test_the_readme_has_the_two_lines():
     lines = (ROOT / "README.md").read_text().splitlines()
     run = "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/python run_training.py"
-    test = "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/python -m pytest"
+    test = 'python3 -m venv .venv && .venv/bin/pip install -e ".[test]" && .venv/bin/python -m pytest'
     assert lines.count(run) == lines.count(test) == 1
+    for target in re.findall(r"\]\(([^)#]+)\)", "\n".join(lines)):
+        assert (ROOT / target).exists(), target
 
 
 def test_texts_and_runs_are_never_committed():

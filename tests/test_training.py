@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import math
+import shutil
 import signal
 import threading
 
@@ -13,7 +14,8 @@ import torch
 from lib.checkpoint import load_checkpoint, load_model
 from lib.config import InputError
 from lib.model import GPT
-from lib.run_folder import METRICS, RunFolder
+from lib.provenance import provenance
+from lib.run_folder import METRICS, RunFolder, open_run
 from lib.training import Trainer, corpus_loss, new_model
 
 
@@ -93,7 +95,8 @@ def test_a_run_of_less_than_an_epoch_leaves_the_whole_text_unmeasured(config, co
 
 
 def test_max_hours_ends_a_run(config, corpus, machine):
-    assert trainer(config, corpus, machine, max_hours=1e-9).train()["step"] == 1
+    t = trainer(config, corpus, machine, max_hours=1e-9)
+    assert [t.train()["step"] for _ in range(3)] == [1, 2, 3]  # counted anew each time
 
 
 def test_training_is_the_same_with_sampling_on_or_off(config, corpus, machine, tmp_path):
@@ -147,9 +150,13 @@ def test_rows_written_after_the_checkpoint_are_written_again_not_twice(config, c
 
 
 def test_a_run_on_another_text_is_not_resumed(config, corpus, machine):
-    trainer(config, corpus, machine, steps=2).train()
+    t = trainer(config, corpus, machine, steps=2)
+    t.run.write_config(t.config, provenance(corpus, machine, floor=0.0))
+    t.train()
+    again = dataclasses.replace(t.config, resume=str(t.run.path), steps=4)
+    assert open_run(again, "resumed", corpus.sha256).path == t.run.path
     with pytest.raises(InputError, match="is not the text"):
-        trainer(config, dataclasses.replace(corpus, sha256="0" * 64), machine, steps=4)
+        open_run(again, "resumed", "0" * 64)
 
 
 def test_a_loss_gone_wrong_stops_before_the_update_and_names_the_step(config, corpus, machine):
@@ -159,6 +166,7 @@ def test_a_loss_gone_wrong_stops_before_the_update_and_names_the_step(config, co
     with pytest.raises(FloatingPointError, match=r"step 5: loss nan.*lower --lr"):
         t.train()
     assert all(p.isfinite().all() for p in t.model.parameters())
+    assert t.run.read_summary()["state"] == "failed" and "step 5" in t.run.read_summary()["verdict"]
     saved = load_checkpoint(t.run.last_checkpoint)
     assert saved["progress"]["step"] == 4 and all(p.isfinite().all() for p in saved["model"].values())
 
@@ -183,6 +191,7 @@ def test_training_works_outside_the_main_thread(config, corpus, machine):
     assert t.progress.step == 1
 
 
+@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))), reason="torch.compile needs a compiler")
 def test_a_compiled_model_saves_the_plain_models_keys(config, corpus, machine):
     t = trainer(config, corpus, machine, steps=2, compile=True)
     t.train()

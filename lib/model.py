@@ -61,8 +61,9 @@ class CausalSelfAttention(nn.Module):
                    for part in self.c_attn(x).split(C, dim=2))
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
-        # one new token may look at everything before it; several at once each only at their own past
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, dropout_p=self.dropout if self.training else 0.0)
+        # one new token may look at all before it; several at once each only at their own past
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1,
+                                           dropout_p=self.dropout if self.training else 0.0)
         y = y.transpose(1, 2).reshape(B, T, C)
         return self.resid_dropout(self.c_proj(y))
 

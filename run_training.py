@@ -19,6 +19,7 @@ import tyro
 
 from lib.config import PRESETS, ROOT, InputError, RunConfig, default_preset, preset_config, relative_to_root
 from lib.run_folder import RunFolder, open_run, resumed_run
+from lib.stopping import interrupts_become
 
 TRAINING = "3_training"
 EXIT_CODES = {"reached": 0, "failed": 1, "limit": 3, "stopped": 130, "died": 138}
@@ -61,21 +62,19 @@ def parse(arguments: list[str]) -> tuple[RunConfig, str]:
 def execute(config: RunConfig, run: RunFolder) -> int:
     """Run the notebooks and write the report, whatever becomes of them; returns the exit code."""
     # papermill and nbconvert take two seconds to import, which --help and a mistyped argument need not wait for
-    from lib.notebooks import Screen, interrupts_become, run_notebook
+    from lib.notebooks import Screen, run_notebook
     from lib.report import CHAPTERS, write_report
 
     screen = Screen()
     parameters = dataclasses.asdict(config) | {"preset": "given", "out_dir": relative_to_root(run.path)}
     outcomes = {}
-    print(f"run folder: {parameters['out_dir']}", file=screen, flush=True)
-    with interrupts_become(run.stop_file):
-        for name in CHAPTERS:
-            started = time.monotonic()
-            outcomes[name] = run_notebook(name, run.notebook(name), parameters, screen if name == TRAINING else None)
-            print(f"{name}: {outcomes[name]} after {time.monotonic() - started:.1f} s", file=screen, flush=True)
-            if name == TRAINING and outcomes[name] != "completed":
-                run.record_failure(outcomes[name])
-        print(f"report: {relative_to_root(write_report(run))}", file=screen, flush=True)
+    for name in CHAPTERS:
+        started = time.monotonic()
+        outcomes[name] = run_notebook(name, run.notebook(name), parameters, screen if name == TRAINING else None)
+        print(f"{name}: {outcomes[name]} after {time.monotonic() - started:.1f} s", file=screen, flush=True)
+        if name == TRAINING and outcomes[name] != "completed":
+            run.record_failure(outcomes[name])
+    print(f"report: {relative_to_root(write_report(run))}", file=screen, flush=True)
     failed = [outcome for outcome in outcomes.values() if outcome != "completed"]
     return EXIT_CODES["died" if "died" in failed else "failed" if failed else run.read_summary()["state"]]
 
@@ -94,7 +93,9 @@ def main(arguments: list[str]) -> int:
         print(f"run_training.py: {error}", file=sys.stderr)
         return 2
     try:
-        return execute(config, run)
+        with interrupts_become(run.stop_file):
+            print(f"run folder: {relative_to_root(run.path)}", flush=True)
+            return execute(config, run)
     except KeyboardInterrupt:
         return EXIT_CODES["stopped"]
 

@@ -2,11 +2,9 @@
 import contextlib
 import os
 import re
-import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +42,7 @@ def run_notebook(name: str, output: Path, parameters: dict[str, Any], screen: "S
             papermill.execute_notebook(
                 str(source), str(output), taken, engine_name="careful", kernel_name="python3", cwd=str(SOURCES),
                 progress_bar=False, autosave_cell_every=60, iopub_timeout=60, stdout_file=screen,
+                extra_arguments=["--IPKernelApp.log_level=50"],  # the kernel's own talk, when it is shut down
                 config=Config({"KernelManager": {"shutdown_wait_time": 120, **connection}}))
         except PapermillExecutionError:
             return "failed"
@@ -65,33 +64,6 @@ class Screen:
     def flush(self) -> None:
         with contextlib.suppress(OSError):
             sys.stdout.flush()
-
-
-@contextlib.contextmanager
-def interrupts_become(stop_file: Path) -> Iterator[None]:
-    """Turn the first Ctrl-C, SIGTERM or hang-up into `stop_file`, which training looks for.
-
-    A second one raises KeyboardInterrupt at once. A stop file that was there before, or is left, is removed.
-    """
-    asked = False
-
-    def ask(signum, frame):
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        stop_file.touch()
-
-    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # a hang-up is a closed terminal; the last is Windows'
-    before = {signum: signal.signal(signum, ask)
-              for signum in (getattr(signal, name) for name in names if hasattr(signal, name))}
-    stop_file.unlink(missing_ok=True)
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-        stop_file.unlink(missing_ok=True)
 
 
 class CarefulManager(NotebookExecutionManager):

@@ -1,6 +1,8 @@
-"""How a running notebook is asked to stop without anything being cut in half."""
+"""How a run is asked to stop without anything being cut in half."""
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -35,3 +37,30 @@ class StopRequest:
     def __exit__(self, *exc) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
+
+
+@contextlib.contextmanager
+def interrupts_become(stop_file: Path) -> Iterator[None]:
+    """Turn the first Ctrl-C, SIGTERM or hang-up into `stop_file`, which training looks for.
+
+    A second one raises KeyboardInterrupt at once. A stop file that was there before, or is left, is removed.
+    """
+    asked = False
+
+    def ask(signum, frame):
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        stop_file.touch()
+
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # a hang-up is a closed terminal; the last is Windows'
+    before = {signum: signal.signal(signum, ask)
+              for signum in (getattr(signal, name) for name in names if hasattr(signal, name))}
+    stop_file.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+        stop_file.unlink(missing_ok=True)

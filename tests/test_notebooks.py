@@ -15,8 +15,9 @@ import pytest
 
 from lib import notebooks
 from lib.config import ROOT, RunConfig, preset_config
-from lib.notebooks import SOURCES, interrupts_become, run_notebook
+from lib.notebooks import SOURCES, run_notebook
 from lib.report import CHAPTERS
+from lib.stopping import interrupts_become
 
 NOTEBOOKS = sorted(SOURCES.glob("*.ipynb"))
 
@@ -171,7 +172,9 @@ def test_ctrl_c_ends_a_run_after_its_step_with_a_report(tmp_path, moment):
     process = subprocess.Popen(
         [sys.executable, ROOT / "run_training.py", "--preset", "tiny", "--steps", "100000", "--target_loss", "0.1",
          "--out_dir", run], stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    threading.Timer(120, process.kill).start()
+    timer = threading.Timer(120, process.kill)
+    timer.daemon = True
+    timer.start()
     for line in process.stdout:
         if line.startswith(moment):
             break

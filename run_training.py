@@ -20,8 +20,9 @@ import tyro
 from lib.config import PRESETS, ROOT, InputError, RunConfig, default_preset, preset_config, relative_to_root
 from lib.run_folder import RunFolder, open_run, resumed_run
 from lib.stopping import interrupts_become
+from lib.whole_file import sweep
 
-TRAINING = "3_training"
+INTRODUCTION, TRAINING, RESULTS = ("1_data", "2_model"), "3_training", "4_results"
 EXIT_CODES = {"reached": 0, "failed": 1, "limit": 3, "stopped": 130, "died": 138}
 
 
@@ -62,21 +63,32 @@ def parse(arguments: list[str]) -> tuple[RunConfig, str]:
 def execute(config: RunConfig, run: RunFolder) -> int:
     """Run the notebooks and write the report, whatever becomes of them; returns the exit code."""
     # papermill and nbconvert take two seconds to import, which --help and a mistyped argument need not wait for
-    from lib.notebooks import Screen, run_notebook
+    from lib.notebooks import Screen, is_complete, run_notebook
     from lib.report import CHAPTERS, write_report
 
     screen = Screen()
     parameters = dataclasses.asdict(config) | {"preset": "given", "out_dir": relative_to_root(run.path)}
     outcomes = {}
+    sweep(run.path)
+    if config.resume:
+        run.keep_notebook(TRAINING)
     for name in CHAPTERS:
-        started = time.monotonic()
-        outcomes[name] = run_notebook(name, run.notebook(name), parameters, screen if name == TRAINING else None)
-        print(f"{name}: {outcomes[name]} after {time.monotonic() - started:.1f} s", file=screen, flush=True)
+        if name in INTRODUCTION and config.resume and is_complete(run.notebook(name)):
+            continue  # it would say the same again
+        if name == RESULTS and not run.metrics_file.exists():
+            continue
+        if name != RESULTS and run.stop_file.exists():
+            outcomes[name] = "stopped"
+        else:
+            started = time.monotonic()
+            outcomes[name] = run_notebook(name, run.notebook(name), parameters, screen if name == TRAINING else None)
+            print(f"{name}: {outcomes[name]} after {time.monotonic() - started:.1f} s", file=screen, flush=True)
         if name == TRAINING and outcomes[name] != "completed":
-            run.record_failure(outcomes[name])
+            run.record_end(outcomes[name])
+            print(run.read_summary()["verdict"], file=screen, flush=True)
     print(f"report: {relative_to_root(write_report(run))}", file=screen, flush=True)
-    failed = [outcome for outcome in outcomes.values() if outcome != "completed"]
-    return EXIT_CODES["died" if "died" in failed else "failed" if failed else run.read_summary()["state"]]
+    ends = [outcome for outcome in ("died", "failed") if outcome in outcomes.values()]
+    return EXIT_CODES[ends[0] if ends else run.read_summary()["state"]]
 
 
 def main(arguments: list[str]) -> int:
@@ -98,6 +110,9 @@ def main(arguments: list[str]) -> int:
             return execute(config, run)
     except KeyboardInterrupt:
         return EXIT_CODES["stopped"]
+    except (OSError, InputError) as error:  # no room for the summary or the report
+        print(f"run_training.py: {error}", file=sys.stderr)
+        return EXIT_CODES["failed"]
 
 
 if __name__ == "__main__":

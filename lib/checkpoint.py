@@ -1,5 +1,8 @@
-"""Checkpoints: whole or not at all. Tensors and plain numbers only, so that loading one never runs code."""
+"""Checkpoints: whole and as they were written, or refused. Tensors and plain numbers only: loading never runs code."""
+import errno
+import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,19 +11,27 @@ import torch
 from lib.config import InputError
 from lib.model import GPT, GPTConfig
 from lib.run_folder import RunFolder
+from lib.seal import Sealing, is_intact
 from lib.whole_file import whole_file
 
 
-def save_checkpoint(content: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint; an earlier one of that name stays until the new one is on the disk."""
-    with whole_file(path) as file:
-        torch.save(content, file)
+def save_checkpoint(content: dict[str, Any], path: Path, predecessor: Path | None = None) -> None:
+    """Write a checkpoint with its digest; an earlier one of that name stays until the new one is on the disk, and then
+    becomes `predecessor`. Raises OSError, before anything is written, where the disk has no room for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    require_space(path.parent, _bytes(content))
+    with whole_file(path, predecessor) as file:
+        sealing = Sealing(file)
+        torch.save(content, sealing)
+        sealing.seal()
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint without executing anything in it. Raises InputError where it is missing or not one."""
+    """Read a checkpoint without executing anything in it. Raises InputError where it is missing, changed or none."""
     if not path.is_file():
         raise InputError(f"there is no checkpoint {path}")
+    if not is_intact(path):
+        raise InputError(f"{path} is damaged, or not a checkpoint of this project: its digest does not fit")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
@@ -28,9 +39,30 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_model(run: RunFolder) -> GPT:
-    """The best weights of a run, in eval mode, on the processor; the last ones where there is no best.pt yet."""
+    """The best weights of a run, in eval mode, on the processor; the last ones where there is no best.pt yet.
+
+    Raises InputError where the run has saved nothing.
+    """
     config, _ = run.read_config()
     model = GPT(GPTConfig(config.n_layer, config.n_head, config.n_embd, config.block_size))
-    path = run.best_checkpoint if run.best_checkpoint.exists() else run.last_checkpoint
-    model.load_state_dict(load_checkpoint(path)["model"])
+    saved = [path for path in (run.best_checkpoint, *run.checkpoints()) if path.exists()]
+    if not saved:
+        raise InputError(f"{run.path} has not saved a model yet")
+    model.load_state_dict(load_checkpoint(saved[0])["model"])
     return model.eval()
+
+
+def require_space(folder: Path, size: int) -> None:
+    """Raise OSError, saying what is missing, unless the disk of this folder has room for `size` bytes."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {size / 1e6:,.2f} MB are needed and "
+                                    f"{free / 1e6:,.2f} MB free", str(folder))
+
+
+def _bytes(content: Any) -> int:
+    """The size of all tensors in nested dictionaries and lists."""
+    if isinstance(content, torch.Tensor):
+        return content.nbytes
+    parts = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
+    return sum(map(_bytes, parts))

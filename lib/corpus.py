@@ -58,8 +58,10 @@ def encoding() -> tiktoken.Encoding:
 def load_corpus(config: RunConfig) -> Corpus:
     """The text of config.input_file and its first config.max_tokens tokens; makes the default text where it is missing.
 
-    Raises InputError for a file that is missing, not UTF-8 text, or shorter than one window of seq_len tokens.
+    Raises InputError for a file that is missing, not UTF-8 text, or shorter than one window of seq_len tokens, and
+    where the prompt has more tokens than that.
     """
+    encode_prompt(config.prompt, config.seq_len)
     path = Path(os.path.normpath(ROOT / config.input_file))
     if path == DEFAULT_FILE and not path.exists():
         _write_default_text()
@@ -79,6 +81,15 @@ def load_corpus(config: RunConfig) -> Corpus:
         raise InputError(f"{path} gives {len(tokens):,} tokens, fewer than one window of seq_len {config.seq_len} "
                          "and its target: lower --seq_len or use more text")
     return Corpus(path, hashlib.sha256(data).hexdigest(), text, tokens)
+
+
+def encode_prompt(prompt: str, seq_len: int) -> list[int]:
+    """The tokens of a prompt; InputError where a model trained on seq_len tokens could not see all of them."""
+    tokens = encoding().encode_ordinary(prompt)
+    if len(tokens) > seq_len:
+        raise InputError(f"the prompt has {len(tokens):,} tokens and the model sees {seq_len} (seq_len): "
+                         "shorten --prompt")
+    return tokens
 
 
 def default_text() -> str:

@@ -10,10 +10,11 @@ from lib.run_folder import RunFolder
 
 
 class LiveView:
-    """Called with each logged row of a run. Redraws the status once a second and the curve every `every_sec`."""
+    """Called with each logged row of a run. Redraws the status once a second, and the curve every 15 seconds, later
+    every 1 % of the time passed: a long run has a long curve."""
 
-    def __init__(self, run: RunFolder, config: RunConfig, floor: float, every_sec: float = 15.0):
-        self.run, self.config, self.floor, self.every_sec = run, config, floor, every_sec
+    def __init__(self, run: RunFolder, config: RunConfig, floor: float):
+        self.run, self.config, self.floor = run, config, floor
         self.status = display({"text/plain": "starting"}, raw=True, display_id=True)
         self.curve = display({"text/plain": "the curve comes with the first logged step"}, raw=True, display_id=True)
         self._told = self._drawn = float("-inf")
@@ -23,7 +24,7 @@ class LiveView:
         if now - self._told >= 1:
             self._told = now
             self.tell(row)
-        if now - self._drawn >= self.every_sec:
+        if now - self._drawn >= max(15, row["elapsed_sec"] / 100):
             self._drawn = now
             self.draw()
 

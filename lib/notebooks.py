@@ -54,6 +54,12 @@ def run_notebook(name: str, output: Path, parameters: dict[str, Any], screen: "S
     return "completed"
 
 
+def is_complete(path: Path) -> bool:
+    """Whether a notebook is there and was executed to its end."""
+    return path.exists() and all(cell.metadata.get("papermill", {}).get("status") == "completed"
+                                 for cell in nbformat.read(path, as_version=4).cells)
+
+
 class Screen:
     """Standard output that nobody may be looking at any more: writing to a closed terminal is no error."""
 

@@ -14,6 +14,7 @@ BLUE, ORANGE, GREEN, SKY, GREY = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#7
 STYLE = {"font.size": 10, "axes.grid": True, "grid.color": "#e4e4e4", "axes.spines.top": False,
          "axes.spines.right": False, "axes.edgecolor": "#8a8a8a", "legend.frameon": False, "figure.facecolor": "white",
          "axes.titlesize": 11, "axes.titlelocation": "left"}
+WIDTH = 6.2  # inches: small enough for its letters to be read on a phone
 POINTS = 2000  # a curve is drawn with at most this many
 
 
@@ -23,25 +24,27 @@ def show(figure: Figure, alt: str, handle: DisplayHandle | None = None) -> Displ
     With the handle that an earlier call returned, the new figure takes the place of the earlier one.
     """
     png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=120)
+    figure.savefig(png, format="png", dpi=150)
     data = {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": alt}
-    metadata = {"image/png": {"alt": alt, "width": round(figure.get_figwidth() * 90)}}
+    metadata = {"image/png": {"alt": alt, "width": round(figure.get_figwidth() * 110)}}
     if handle is None:
         return display(data, raw=True, metadata=metadata, display_id=True)
     handle.update(data, raw=True, metadata=metadata)
     return handle
 
 
-def _new(rows: int = 1, columns: int = 1, size: tuple[float, float] = (8.0, 3.8), **subplots):
+def _new(rows: int = 1, columns: int = 1, size: tuple[float, float] = (WIDTH, 3.5), **subplots):
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, **subplots)
 
 
 @rc_context(STYLE)
-def loss_curve(metrics: pd.DataFrame, target: float, floor: float, by: str = "step") -> Figure:
+def loss_curve(metrics: pd.DataFrame, target: float, floor: float, by: str = "step",
+               restarts: Sequence[int] = ()) -> Figure:
     """The loss of each logged step, its mean over the last epoch, and every pass over all tokens, on a log scale.
 
     `metrics` has the columns of a run's train_metrics.csv; `by` names the one to draw against: step or tokens.
+    `restarts` are steps after which the run was interrupted and gone on with.
     """
     figure, axes = _new()
     thin = metrics.iloc[::-(-len(metrics) // POINTS) or 1]
@@ -51,6 +54,8 @@ def loss_curve(metrics: pd.DataFrame, target: float, floor: float, by: str = "st
     axes.plot(passes[by], passes["corpus_loss"], "o", color=ORANGE, markersize=6, label="loss over all tokens")
     axes.axhline(target, color=ORANGE, linestyle="--", linewidth=1.2, label=f"target {target:g}")
     axes.axhline(floor, color=GREY, linestyle=":", linewidth=1.2, label=f"floor {floor:.3g}")
+    for count, place in enumerate(np.interp(restarts, metrics["step"], metrics[by])):
+        axes.axvline(place, color=GREEN, linestyle="-.", linewidth=1, label="restart" if count == 0 else None)
     axes.set(xlabel={"step": "step (updates of the weights)", "tokens": "tokens trained on"}[by],
              ylabel="loss (nats per token)", yscale="log")
     axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -61,7 +66,7 @@ def loss_curve(metrics: pd.DataFrame, target: float, floor: float, by: str = "st
 @rc_context(STYLE)
 def training_health(metrics: pd.DataFrame) -> Figure:
     """Learning rate, gradient norm before clipping, and throughput, one above the other, by step."""
-    figure, axes = _new(3, 1, (8.0, 6.2), sharex=True)
+    figure, axes = _new(3, 1, (WIDTH, 5.6), sharex=True)
     thin = metrics.iloc[::-(-len(metrics) // POINTS) or 1]
     labels = {"lr": "learning rate", "grad_norm": "gradient norm", "tokens_per_sec": "tokens per second"}
     for axis, (column, label), color in zip(axes, labels.items(), (BLUE, GREEN, GREY), strict=True):
@@ -88,7 +93,7 @@ def token_frequencies(counts: Sequence[int]) -> Figure:
 @rc_context(STYLE)
 def bars(labels: Sequence[str], values: Sequence[float], xlabel: str, form: str = "{:,.0f}") -> Figure:
     """Horizontal bars, the first on top, each with its value behind it."""
-    figure, axes = _new(size=(8.0, 0.9 + 0.3 * len(labels)))
+    figure, axes = _new(size=(WIDTH, 0.9 + 0.3 * len(labels)))
     drawn = axes.barh(range(len(labels)), values, color=BLUE)
     axes.bar_label(drawn, [form.format(value) for value in values], padding=3, fontsize=9)
     axes.set_yticks(range(len(labels)), labels, parse_math=False)  # a $ begins no formula

@@ -8,7 +8,6 @@ from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
 from traitlets.config import Config
 
-from lib.config import InputError
 from lib.run_folder import RunFolder
 from lib.whole_file import write_whole
 
@@ -17,13 +16,8 @@ CHAPTERS = ("1_data", "2_model", "3_training", "4_results")
 
 
 def write_report(run: RunFolder) -> Path:
-    """Write report.html into the run's folder from the notebooks that are there, executed to the end or not.
-
-    Raises InputError where there is none.
-    """
+    """Write report.html into the run's folder from the notebooks that are there, executed to the end or not."""
     chapters = [nbformat.read(run.notebook(name), as_version=4) for name in CHAPTERS if run.notebook(name).exists()]
-    if not chapters:
-        raise InputError(f"{run.path} holds no executed notebook to make a report of")
     page = merge(chapters, title=run.path.name)
     summary = {"state": "failed", "verdict": "Training did not begin"}
     if run.summary_file.exists():
@@ -42,8 +36,7 @@ def write_report(run: RunFolder) -> Path:
 
 def merge(chapters: list[nbformat.NotebookNode], title: str) -> nbformat.NotebookNode:
     """One notebook with the cells of all, in order, each with an id of its own."""
-    merged = nbformat.v4.new_notebook(metadata=copy.deepcopy(chapters[0].metadata))
-    merged.metadata["title"] = title
+    merged = nbformat.v4.new_notebook(metadata={"title": title, "language_info": {"name": "python"}})
     for number, chapter in enumerate(chapters, 1):
         for place, cell in enumerate(chapter.cells):
             cell = copy.deepcopy(cell)

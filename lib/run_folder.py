@@ -1,20 +1,25 @@
 """Where the files of a run are, and their formats. Nothing else in the project knows a file name or a column."""
 import csv
-import io
 import json
 import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from lib.config import FIXED_ON_RESUME, ROOT, InputError, RunConfig, relative_to_root
+from lib.seal import is_intact
 from lib.whole_file import write_whole
 
 METRICS = ("step", "tokens", "loss", "mean_loss", "lr", "grad_norm", "tokens_per_sec", "elapsed_sec", "corpus_loss")
 SEPARATOR = "=" * 80
+PATIENCE_SEC = 5  # to wait for a process that is about to end
 
 
 def new_run_path(preset: str) -> Path:
@@ -41,8 +46,8 @@ def newest_run() -> "RunFolder":
 def open_run(config: RunConfig, preset: str, corpus_sha256: str) -> "RunFolder":
     """The folder a configuration asks for: that of the run to go on with, or a new one.
 
-    Raises InputError where the folder holds a run already, where there is none to go on with, and where that one
-    learns another text or depends on a parameter that is now different.
+    Raises InputError where the folder holds a run already or cannot be written to, where there is none to go on with,
+    and where that one learns another text or depends on a parameter that is now different.
     """
     if config.resume:
         run = resumed_run(config.resume)
@@ -55,21 +60,34 @@ def open_run(config: RunConfig, preset: str, corpus_sha256: str) -> "RunFolder":
                 raise InputError(f"{name} was {getattr(before, name)} in {run.path.name} and cannot become "
                                  f"{getattr(config, name)} there: leave it out, or start a new run")
         return run
-    run = RunFolder(config.out_dir or new_run_path(preset))
-    if run.config_file.exists():
-        raise InputError(f"{run.path} holds a run already: go on with it by --resume, or choose another --out_dir")
-    run.path.mkdir(parents=True, exist_ok=True)
+    try:
+        run = RunFolder(config.out_dir or new_run_path(preset))
+        if run.config_file.exists():
+            raise InputError(f"{run.path} holds a run already: go on with it by --resume, or choose another --out_dir")
+        run.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"a run cannot be written there: {error}. Choose another --out_dir") from None
+    if not os.access(run.path, os.W_OK):
+        raise InputError(f"{run.path} cannot be written to: choose another --out_dir")
     return run
 
 
 def resumed_run(resume: str) -> "RunFolder":
-    """The run that `resume` names, by its folder or by a checkpoint in it; InputError if it cannot be gone on with."""
+    """The run that `resume` names, by its folder or by its last.pt.
+
+    Raises InputError where it cannot be gone on with: no run, one that another process trains, no intact checkpoint.
+    """
     path = Path(os.path.normpath(ROOT / resume))
-    if path.name == "best.pt":
-        raise InputError(f"{path} holds weights only: resume from the last.pt beside it")
     run = RunFolder(path.parent.parent if path.suffix == ".pt" else path)
-    if not run.last_checkpoint.exists():
-        raise InputError(f"there is no checkpoint {run.last_checkpoint} to go on from: start a new run")
+    if path.suffix == ".pt" and path != run.last_checkpoint:
+        raise InputError(f"a run goes on from its last.pt, not from {path}: name that, or the run's folder")
+    if not run.config_file.exists():
+        raise InputError(f"{run.path} holds no run that has begun to train: start a new one")
+    with run.lock():
+        damaged = [checkpoint for checkpoint in run.checkpoints() if not is_intact(checkpoint)]
+    if damaged and damaged == run.checkpoints():
+        raise InputError(f"{' and '.join(map(str, damaged))} cannot be gone on from: the digest does not fit, so it is "
+                         "damaged or not a checkpoint of this project. Start a new run")
     return run
 
 
@@ -84,6 +102,7 @@ class RunFolder:
         self.metrics_file = self.path / "logs" / "train_metrics.csv"
         self.samples_file = self.path / "samples" / "samples.txt"
         self.last_checkpoint = self.path / "checkpoints" / "last.pt"
+        self.previous_checkpoint = self.path / "checkpoints" / "previous.pt"  # what last.pt was before
         self.best_checkpoint = self.path / "checkpoints" / "best.pt"
         self.report = self.path / "report.html"
         self.stop_file = self.path / "STOP"  # while it is there, training stops after the step it is at
@@ -91,6 +110,42 @@ class RunFolder:
     def notebook(self, name: str) -> Path:
         """Where the executed copy of notebooks/<name>.ipynb is."""
         return self.path / f"{name}.ipynb"
+
+    def keep_notebook(self, name: str) -> None:
+        """Move an executed notebook out of the way of the next one: <name>.1.ipynb, .2 and so on."""
+        if self.notebook(name).exists():
+            count = 1 + len(list(self.path.glob(f"{name}.*.ipynb")))
+            self.notebook(name).rename(self.notebook(f"{name}.{count}"))
+
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints to go on from that are there, the newest first."""
+        return [path for path in (self.last_checkpoint, self.previous_checkpoint) if path.exists()]
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Held while a process trains here, and let go by the system however that ends.
+
+        Raises InputError where another process holds it, after giving it a few seconds to end.
+        """
+        try:
+            with FileLock(self.path / ".lock", timeout=PATIENCE_SEC):
+                yield
+        except Timeout:
+            raise InputError(f"another process is training in {self.path}: stop it, or wait for its end") from None
+
+    def is_locked(self) -> bool:
+        """Whether a process trains here now."""
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    def advice(self) -> str:
+        """How to go on after a run was cut short."""
+        if self.checkpoints():
+            return f"go on from the last checkpoint with --resume {relative_to_root(self.path)}"
+        return "it had not saved anything yet: start it again"
 
     # config.json: {"parameters": {…}, and what else determined the run}
 
@@ -111,20 +166,28 @@ class RunFolder:
     # summary.json: how it stands, or ended
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        _write_json(self.summary_file, summary)
+        """Record how the run stands; `heartbeat` in it tells when that was."""
+        _write_json(self.summary_file, summary | {"heartbeat": utc_now()})
 
-    def record_failure(self, outcome: str) -> None:
-        """Correct the summary of a run whose notebook "failed" or whose kernel "died", in case it could not itself."""
-        summary = self.read_summary() if self.summary_file.exists() else {}
-        if outcome == "failed" == summary.get("state"):
+    def record_end(self, outcome: str) -> None:
+        """Correct the summary where the process that trained could not: its notebook "failed", its kernel "died", or
+        it was "stopped" before it began."""
+        summary = self._read_json(self.summary_file) if self.summary_file.exists() else {}
+        if summary.get("state") == outcome == "failed" or self.is_locked():
             return
-        where = f" after step {summary['step']:,}" if "step" in summary else ""
-        what = {"died": f"The kernel died{where}, killed for its memory perhaps", "failed": f"Training failed{where}"}
-        self.write_summary(summary | {"state": outcome, "verdict": f"{what[outcome]}; the report shows where. Go on "
-                                      f"from the last checkpoint with --resume {relative_to_root(self.path)}"})
+        where = f" after step {summary['step']:,}" if "step" in summary else " before its first step"
+        what = {"died": f"The kernel died{where}, killed for its memory perhaps", "failed": f"Training failed{where}",
+                "stopped": f"Stopped by the user{where}"}
+        self.write_summary(summary | {"state": outcome, "verdict": f"{what[outcome]}; {self.advice()}"})
 
     def read_summary(self) -> dict[str, Any]:
-        return self._read_json(self.summary_file)
+        """The summary. Where it says `running` and nobody trains here, the process was killed: that is the state."""
+        summary = self._read_json(self.summary_file)
+        if summary["state"] == "running" and not self.is_locked():
+            verdict = (f"Killed after step {summary['step']:,}, last heard of at {summary['heartbeat']}; "
+                       f"{self.advice()}")
+            summary |= {"state": "killed", "verdict": verdict}
+        return summary
 
     # logs/train.log: lines for people; logs/train_metrics.csv: figures, in full precision
 
@@ -163,7 +226,7 @@ class RunFolder:
         if not self.samples_file.exists():
             return []
         samples = []
-        for entry in self.samples_file.read_bytes().decode("utf-8").split(f"\n{SEPARATOR}\n")[:-1]:
+        for entry in self.samples_file.read_bytes().decode("utf-8", "replace").split(f"\n{SEPARATOR}\n")[:-1]:
             step, prompt, _, output = entry.split("\n", 3)
             samples.append((int(step.removeprefix("STEP: ")), json.loads(prompt.removeprefix("PROMPT: ")), output))
         return samples
@@ -171,15 +234,13 @@ class RunFolder:
     def forget_after(self, step: int) -> None:
         """Drop metrics and samples of later steps: a run resumed from `step` will write them again."""
         if self.metrics_file.exists():
-            with open(self.metrics_file, newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
-            text = io.StringIO(newline="")
-            writer = csv.DictWriter(text, METRICS)
-            writer.writeheader()
-            writer.writerows(rows)
-            write_whole(text.getvalue(), self.metrics_file)
-        kept = [_entry(*sample) for sample in self.read_samples() if sample[0] <= step]
-        write_whole("".join(kept), self.samples_file)
+            lines = self.metrics_file.read_bytes().decode("utf-8").splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith("\n")]  # a full disk may have cut the last one
+            kept = [line for line in whole[1:] if int(line.partition(",")[0]) <= step]
+            write_whole("".join(whole[:1] + kept), self.metrics_file)
+        if self.samples_file.exists():
+            kept = [_entry(*sample) for sample in self.read_samples() if sample[0] <= step]
+            write_whole("".join(kept), self.samples_file)
 
     def _read_json(self, path: Path) -> dict[str, Any]:
         try:

@@ -1,10 +1,10 @@
 """A prompt -> the text a model continues it with."""
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
 from lib.config import RunConfig
-from lib.corpus import encoding
+from lib.corpus import encode_prompt, encoding
 from lib.model import GPT, KVCache
 
 
@@ -57,15 +57,18 @@ def next_token_probabilities(logits: torch.Tensor, temperature: float = 1.0, top
     return logits.softmax(dim=-1)
 
 
-def sample_texts(model: GPT, config: RunConfig, step: int = 0) -> list[str]:
+def sample_texts(model: GPT, config: RunConfig, step: int = 0, check: Callable[[], None] = lambda: None) -> list[str]:
     """config.num_prompts continuations of config.prompt, prompt included.
 
     They have a generator of their own, seeded by the run's seed and the step: training does not notice them, and a
-    resumed run draws the same.
+    resumed run draws the same. `check` is called after each token and may raise to end it.
     """
     device = model.wte.weight.device
     generator = torch.Generator(device).manual_seed(config.seed + step)
-    idx = torch.tensor([encoding().encode_ordinary(config.prompt)] * config.num_prompts, device=device)
-    tokens = generate(model, idx, config.max_new_tokens, config.seq_len, config.temperature, config.top_k, generator)
-    new = torch.stack(list(tokens), dim=1)  # (B, max_new_tokens)
-    return [encoding().decode(row) for row in torch.cat((idx, new), dim=1).tolist()]
+    idx = torch.tensor([encode_prompt(config.prompt, config.seq_len)] * config.num_prompts, device=device)
+    new = []
+    for token in generate(model, idx, config.max_new_tokens, config.seq_len, config.temperature, config.top_k,
+                          generator):
+        new.append(token)
+        check()
+    return [encoding().decode(row) for row in torch.cat((idx, torch.stack(new, dim=1)), dim=1).tolist()]

@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+class Stopped(Exception):
+    """Someone asked for a stop in the middle of something that can be done again."""
+
+
 class StopRequest:
     """While it is entered, an interrupt is noted rather than raised: the loop looks at `requested` after each step.
 
@@ -23,6 +27,11 @@ class StopRequest:
     @property
     def requested(self) -> bool:
         return self._signalled or self.stop_file.exists()
+
+    def check(self) -> None:
+        """Raise Stopped if a stop was asked for."""
+        if self.requested:
+            raise Stopped
 
     def _note(self, signum, frame) -> None:
         if self._signalled:

@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -147,3 +148,18 @@ def test_a_file_that_cannot_be_learned_is_refused(tmp_path, content, message):
         path.write_bytes(content)
     with pytest.raises(InputError, match=message):
         load_corpus(preset_config("tiny", input_file=str(path)))
+
+
+def test_a_prompt_longer_than_the_context_is_refused(text_file):
+    load_corpus(preset_config("tiny", input_file=str(text_file), prompt="word " * 16))
+    with pytest.raises(InputError, match=r"the prompt has 41 tokens and the model sees 32 \(seq_len\)"):
+        load_corpus(preset_config("tiny", input_file=str(text_file), prompt="word " * 40))
+
+
+@pytest.mark.parametrize("line", ["a", "to be or not to be ", "x9$"])
+def test_a_text_of_one_huge_line_is_read_in_time(tmp_path, line):
+    path = tmp_path / "line.txt"
+    path.write_text(line * (3_000_000 // len(line)))
+    begin = time.perf_counter()
+    corpus = load_corpus(preset_config("tiny", input_file=str(path)))
+    assert len(corpus.tokens) == 512 and time.perf_counter() - begin < 20

@@ -4,6 +4,7 @@ import html.parser
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -118,7 +119,10 @@ def test_a_run_that_meets_its_limit_exits_3_and_goes_on_with_resume(tmp_path):
     resumed = start("--resume", run.last_checkpoint, "--steps", 40)
     assert resumed.returncode == 3 and "resumed at step 20" in resumed.stdout, resumed.stdout + resumed.stderr
     assert run.read_metrics()["step"].tolist() == [1, *range(5, 41, 5)]
-    assert run.read_config()[0].steps == 40
+    assert run.read_config()[0].steps == 40 and run.read_config()[1]["before"][0]["parameters"]["steps"] == 20
+    assert run.read_summary()["restarts"] == [20]
+    assert run.notebook("3_training.1").exists() and run.notebook("3_training").exists()
+    assert "2_model" in done.stdout and "2_model" not in resumed.stdout  # executed once
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -127,7 +131,9 @@ def test_a_run_that_meets_its_limit_exits_3_and_goes_on_with_resume(tmp_path):
     (["--batch_sise", "4"], "--batch_size"),
     (["--preset", "exerpt"], "did you mean excerpt?"),
     (["--input_file", "nowhere.txt"], "there is no text file"),
-    (["--resume", "runs/nowhere"], "there is no checkpoint"),
+    (["--resume", "runs/nowhere"], "holds no run that has begun to train: start a new one"),
+    (["--preset", "tiny", "--prompt", "word " * 40], "shorten --prompt"),
+    (["--prompt", ""], "prompt is empty"),
     (["--lr", "fast"], "fast"),
     (["--preset", "tiny", "--target_loss", "0.001"], "no model can reach a loss of 0.001"),
     pytest.param(["--device", "cuda"], "--device auto",
@@ -139,6 +145,13 @@ def test_bad_arguments_exit_2_with_one_message_and_write_nothing(arguments, mess
     assert done.returncode == 2, done.stdout
     assert message in " ".join(done.stderr.split()) and "Traceback" not in done.stderr
     assert not folder.exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        done = start("--preset", "tiny", "--out_dir", folder)
+        assert done.returncode == 2 and "choose another --out_dir" in done.stderr.lower(), done.stderr
 
 
 def test_help_explains_every_parameter_in_less_than_a_second():
@@ -191,7 +204,17 @@ def test_what_a_run_depends_on_cannot_change_when_it_goes_on(finished):
 def test_best_pt_is_no_place_to_resume_from(finished):
     run, _ = finished
     done = start("--resume", run.best_checkpoint)
-    assert done.returncode == 2 and "resume from the last.pt beside it" in done.stderr
+    assert done.returncode == 2 and "goes on from its last.pt" in done.stderr
+
+
+def test_checkpoints_that_are_all_damaged_are_refused_before_anything_is_written(finished, tmp_path):
+    run = RunFolder(shutil.copytree(finished[0].path, tmp_path / "run"))
+    for path in run.checkpoints():
+        path.write_bytes(b"no checkpoint")
+    before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*") if path.name != ".lock"}
+    done = start("--resume", run.path)
+    assert done.returncode == 2 and "the digest does not fit" in done.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in run.path.rglob("*") if path.name != ".lock"}
 
 
 def test_untrusted_text_stays_text(tmp_path):

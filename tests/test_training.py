@@ -5,12 +5,14 @@ import math
 import shutil
 import signal
 import threading
+from collections import namedtuple
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from lib import training
 from lib.checkpoint import load_checkpoint, load_model
 from lib.config import InputError
 from lib.model import GPT
@@ -38,14 +40,13 @@ def test_1_x_4_and_2_x_2_accumulation_give_the_same_gradients(config, corpus, ma
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_the_loss_over_the_text_weighs_every_target_once(config, corpus, machine, batch_size):
     model = new_model(config, machine)
-    tokens = corpus.tokens[:32 * 5 + 8]  # five whole windows and a shorter one
+    tokens = corpus.tokens[:32 * 5 + 9]  # five whole windows and 8 targets more
     text = torch.from_numpy(tokens.astype(np.int64))
-    total = 0.0
-    for start in range(0, len(text) - 1, 32):
-        window = text[start:start + 33]
-        total += model(window[None, :-1], window[None, 1:]).item() * (len(window) - 1)
+    total = sum(32 * model(text[None, start:start + 32], text[None, start + 1:start + 33]).item()
+                for start in range(0, 160, 32))
+    logits = model(text[None, -33:-1])[0, -8:]  # seen in the window that training moves inside the text
+    total += torch.nn.functional.cross_entropy(logits, text[-8:], reduction="sum").item()
     assert corpus_loss(model, tokens, 32, batch_size, machine) == pytest.approx(total / (len(text) - 1), rel=1e-6)
-    assert model.training
     shifted = corpus_loss(model, tokens, 32, batch_size, machine, offset=16)
     assert shifted == pytest.approx(corpus_loss(model, tokens[16:], 32, batch_size, machine), rel=1e-6)
 
@@ -55,7 +56,8 @@ def test_a_run_reaches_its_target_by_the_whole_text_and_leaves_its_files(config,
     summary = t.train()
     run = t.run
     assert summary["state"] == "reached" and "Target reached" in summary["verdict"]
-    assert summary == json.loads(run.summary_file.read_text())
+    written = json.loads(run.summary_file.read_text())
+    assert summary.items() <= written.items() and set(written) - set(summary) == {"heartbeat"}
     best = load_model_for(t, run)
     measured = corpus_loss(best, corpus.tokens, 32, 4, machine)
     assert measured == pytest.approx(summary["corpus_loss"], abs=1e-6) and measured < 2.5
@@ -109,11 +111,35 @@ def test_training_is_the_same_with_sampling_on_or_off(config, corpus, machine, t
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+RESUMED = dict(steps=20, dropout=0.1, batch_size=2, grad_accum=2, log_every=1, sample_every=5, save_every=7,
+               lr_schedule="linear")
+TIMES = ["tokens_per_sec", "elapsed_sec"]
+
+
+def assert_same_end(one: Trainer, other: Trainer) -> None:
+    """Nobody can tell the runs apart by their files, but for the clock."""
+    for path in ("last_checkpoint", "best_checkpoint"):
+        ours, theirs = (load_checkpoint(getattr(t.run, path)) for t in (one, other))
+        assert all(torch.equal(ours["model"][name], theirs["model"][name]) for name in ours["model"])
+    ours, theirs = (load_checkpoint(t.run.last_checkpoint) for t in (one, other))
+    for mine, its in zip(ours["optimizers"], theirs["optimizers"], strict=True):
+        for key, moments in mine["state"].items():
+            assert all(torch.equal(moments[name], its["state"][key][name]) for name in moments)
+    assert torch.equal(ours["rng"], theirs["rng"])
+    clock = ("elapsed_sec", "step_sec", "logged_sec", "restarts")
+    assert ({name: value for name, value in ours["progress"].items() if name not in clock}
+            == {name: value for name, value in theirs["progress"].items() if name not in clock})
+    metrics, others = one.run.read_metrics(), other.run.read_metrics()
+    pd.testing.assert_frame_equal(metrics.drop(columns=TIMES), others.drop(columns=TIMES))
+    assert others["elapsed_sec"].is_monotonic_increasing
+    assert one.run.read_samples() == other.run.read_samples()
+
+
 @pytest.mark.parametrize(("stop", "optimizer"), [(1, "muon"), (4, "adamw"), (5, "muon"), (10, "muon"), (13, "adamw")])
 def test_resumed_run_equals_uninterrupted_run(config, corpus, machine, tmp_path, stop, optimizer):
-    """dropout draws from the global generator, so its state is part of what must come back"""
-    settings = dict(steps=20, dropout=0.1, grad_accum=2, log_every=1, sample_every=5, save_every=7, optimizer=optimizer,
-                    lr_schedule="linear")
+    """Stopped after the first step, at the end of an epoch, just after samples, and in between. dropout draws from the
+    global generator, so its state is part of what must come back."""
+    settings = RESUMED | dict(optimizer=optimizer)
     whole = trainer(config, corpus, machine, **settings, out_dir=str(tmp_path / "whole"))
     whole.train()
     parted = trainer(config, corpus, machine, **settings, out_dir=str(tmp_path / "parted"))
@@ -122,18 +148,103 @@ def test_resumed_run_equals_uninterrupted_run(config, corpus, machine, tmp_path,
     torch.manual_seed(99)
     resumed = trainer(config, corpus, machine, **settings, out_dir=str(tmp_path / "parted"))
     assert resumed.progress.step == stop
+    assert resumed.train()["restarts"] == [stop]
+    assert_same_end(whole, resumed)
+
+
+@pytest.mark.parametrize("moment", ["step", "corpus_loss", "sample_texts"])
+def test_a_stop_in_the_middle_of_something_does_it_again_later(config, corpus, machine, tmp_path, monkeypatch, moment):
+    """in the middle of accumulation, of a pass over the text, of a sample"""
+    settings = RESUMED | dict(target_loss=9.5)  # passes over the text, which do not find it reached
+    monkeypatch.setattr("lib.training.corpus_loss", lambda *args, **kwargs: 9.0 + corpus_loss(*args, **kwargs))
+    whole = trainer(config, corpus, machine, **settings, out_dir=str(tmp_path / "whole"))
+    assert whole.train()["state"] == "limit" and whole.run.read_metrics()["corpus_loss"].notna().sum() >= 2
+    parted = trainer(config, corpus, machine, **settings, out_dir=str(tmp_path / "parted"))
+    before = parted.forward if moment == "step" else getattr(training, moment)
+    calls = []
+
+    def stopping(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            parted.run.stop_file.touch()
+        return before(*args, **kwargs)
+    if moment == "step":
+        parted.forward = stopping
+    else:
+        monkeypatch.setattr(f"lib.training.{moment}", stopping)
+    summary = parted.train()
+    assert summary["state"] == "stopped" and bool(parted.progress.due) == (moment != "step")
+    resumed = trainer(config, corpus, machine, **settings, out_dir=str(tmp_path / "parted"))
     resumed.train()
-    one, other = (load_checkpoint(t.run.last_checkpoint) for t in (whole, resumed))
-    assert all(torch.equal(one["model"][name], other["model"][name]) for name in one["model"])
-    for ours, theirs in zip(one["optimizers"], other["optimizers"], strict=True):
-        for key, moments in ours["state"].items():
-            assert all(torch.equal(moments[name], theirs["state"][key][name]) for name in moments)
-    assert torch.equal(one["rng"], other["rng"])
-    times = ["tokens_per_sec", "elapsed_sec"]
-    pd.testing.assert_frame_equal(whole.run.read_metrics().drop(columns=times),
-                                  resumed.run.read_metrics().drop(columns=times))
-    assert resumed.run.read_metrics()["elapsed_sec"].is_monotonic_increasing
-    assert whole.run.read_samples() == resumed.run.read_samples()
+    assert_same_end(whole, resumed)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_its_predecessor(config, corpus, machine, tmp_path):
+    whole = trainer(config, corpus, machine, **RESUMED, out_dir=str(tmp_path / "whole"))
+    whole.train()
+    parted = trainer(config, corpus, machine, **RESUMED, out_dir=str(tmp_path / "parted"))
+    parted.on_log = lambda row: parted.run.stop_file.touch() if row["step"] == 16 else None
+    parted.train()
+    with open(parted.run.last_checkpoint, "r+b") as file:
+        file.seek(1000)
+        file.write(b"damaged")
+    resumed = trainer(config, corpus, machine, **RESUMED, out_dir=str(tmp_path / "parted"))
+    assert resumed.progress.step == 14 and "from previous.pt" in resumed.run.log_file.read_text()
+    resumed.train()
+    assert_same_end(whole, resumed)
+    for path in resumed.run.checkpoints():
+        path.write_bytes(b"damaged")
+    with pytest.raises(InputError, match="no checkpoint that can be read"):
+        trainer(config, corpus, machine, **RESUMED, out_dir=str(tmp_path / "parted"))
+
+
+def test_a_killed_run_is_seen_as_killed_and_goes_on(config, corpus, machine, tmp_path):
+    whole = trainer(config, corpus, machine, **RESUMED, out_dir=str(tmp_path / "whole"))
+    whole.train()
+    cut = trainer(config, corpus, machine, **RESUMED, out_dir=str(tmp_path / "cut"))
+    states = []
+
+    def killed(row):
+        states.append(cut.run.read_summary()["state"])
+        if row["step"] == 9:
+            shutil.copytree(cut.run.path, tmp_path / "killed")  # the files as a kill at this moment leaves them
+    cut.on_log = killed
+    cut.train()
+    assert set(states) == {"running"}
+    run = RunFolder(tmp_path / "killed")
+    assert run.read_summary()["state"] == "killed" and "Killed after step" in run.read_summary()["verdict"]
+    with open(run.metrics_file, "a") as file:
+        file.write("10,12")  # half a row
+    resumed = trainer(config, corpus, machine, **RESUMED, out_dir=str(run.path))
+    assert resumed.progress.step == 7
+    resumed.train()
+    assert_same_end(whole, resumed)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(config, corpus, machine):
+    t = trainer(config, corpus, machine, **RESUMED)
+    t.run.append_metrics(dict.fromkeys(METRICS, 1))
+    t.run.append_samples(1, "a", ["ab"])
+    t.train()
+    assert t.run.read_metrics()["step"].tolist() == list(range(1, 21))
+    assert t.run.read_samples()[0][1] == config.prompt
+
+
+def test_two_processes_do_not_train_in_one_folder(config, corpus, machine, monkeypatch):
+    t = trainer(config, corpus, machine, steps=3)
+    monkeypatch.setattr("lib.run_folder.PATIENCE_SEC", 0.1)
+    with RunFolder(t.run.path).lock(), pytest.raises(InputError, match="another process is training"):
+        t.train()
+    assert t.train()["step"] == 3
+
+
+def test_a_disk_too_small_is_noticed_before_the_first_step(config, corpus, machine, monkeypatch):
+    t = trainer(config, corpus, machine)
+    usage = namedtuple("usage", "total used free")(10 ** 9, 10 ** 9, 10 ** 6)
+    monkeypatch.setattr("lib.checkpoint.shutil.disk_usage", lambda folder: usage)
+    with pytest.raises(OSError, match=r"132\.83 MB are needed and 1\.00 MB free"):
+        t.train()
+    assert t.progress.step == 0 and not t.run.checkpoints()
 
 
 def test_rows_written_after_the_checkpoint_are_written_again_not_twice(config, corpus, machine):

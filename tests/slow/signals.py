@@ -1,0 +1,60 @@
+"""SIGINT and SIGTERM at random moments: the run ends with 130, says so, and goes on as if nothing had happened.
+
+    python tests/slow/signals.py [signals]      default 40; about 20 minutes on two cores
+"""
+import random
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from lib.run_folder import RunFolder
+from runs import RECIPE, begin_or_resume, differences, kernels, outlived, printed, start, undisturbed, unreadable
+
+
+def main(wanted: int) -> int:
+    rng = random.Random(1337)
+    with tempfile.TemporaryDirectory() as place:
+        reference = undisturbed(Path(place, "reference"))
+        seconds, wrong, moments = [], [], {}
+        for count in range(wanted):
+            folder = Path(place, f"run-{count}")
+            process = start(*RECIPE, "--out_dir", str(folder))
+            while "run folder" not in printed(process):
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 26))
+            before = printed(process)
+            moment = ("after training" if "3_training: " in before else "training" if "step " in before
+                      else "start of training" if "2_model: " in before else "before training")
+            running = kernels(process)
+            begin = time.monotonic()
+            process.send_signal(rng.choice([signal.SIGINT, signal.SIGTERM]))
+            code = process.wait()
+            seconds.append(time.monotonic() - begin)
+            moments[moment] = moments.get(moment, 0) + 1
+            run = RunFolder(folder)
+            summary = run.read_summary()
+            if moment == "after training":  # there was nothing left to stop
+                if code != 3:
+                    wrong.append(f"{moment}: exit {code}")
+                continue
+            if code != 130 or summary["state"] != "stopped" or "Stopped by the user" not in run.report.read_text():
+                wrong.append(f"{moment}: exit {code}, {summary['verdict']}\n{printed(process)}")
+            saved = run.last_checkpoint.exists() or "before its first step" in summary["verdict"]
+            if not saved or list(folder.rglob("*.part")) or unreadable(folder) or outlived(running):
+                wrong.append(f"{moment}: files or processes")
+            resumed = begin_or_resume(folder)
+            if resumed.wait() != 3 or differences(reference, folder):
+                wrong.append(f"{moment}: goes on differently: {printed(resumed)} {differences(reference, folder)}")
+            elif summary.get("step") and f"resumed at step {summary['step']}" not in printed(resumed):
+                wrong.append(f"{moment}: steps were lost")
+        print(f"signals: {wanted}, {moments}; to the exit {statistics.median(seconds):.1f} s in the median, "
+              f"{max(seconds):.1f} s at most (chapter 4 and the report included)")
+        print(f"wrong: {len(wrong)}", *wrong, sep="\n")
+        return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 40))

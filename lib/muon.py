@@ -5,6 +5,7 @@ which processors without such instructions emulate at a hundredth of their speed
 weights, and on blocks of the matrices, which costs a fraction of the whole.
 """
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
@@ -13,17 +14,22 @@ A, B, C = 3.4445, -4.7750, 2.0315
 ITERATIONS = 5
 
 
-def orthogonalize(x: torch.Tensor) -> torch.Tensor:
-    """The nearest matrix with orthonormal rows to each of (n, rows, columns), rows <= columns, roughly.
+def equalizer(gram: torch.Tensor) -> torch.Tensor:
+    """What to multiply matrices x (n, rows, columns) by so that their rows become orthonormal, roughly, from x @ x.mT.
 
     Singular values that were above a hundredth of the matrix's norm end up between 0.6 and 1.3, which is enough for an
-    update; no decomposition is computed.
+    update; no decomposition is computed. The iteration is Newton-Schulz's on x. But every iterate is a polynomial in
+    x @ x.mT times x, so only small square matrices are multiplied until the end.
     """
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    squared_norm = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None] + 1e-14
+    gram = gram / squared_norm
+    product = torch.eye(gram.size(-1), device=gram.device).expand_as(gram)
     for _ in range(ITERATIONS):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=B, alpha=C), x, beta=A)
-    return x
+        factor = torch.baddbmm(gram, gram, gram, beta=B, alpha=C)
+        factor.diagonal(dim1=-2, dim2=-1).add_(A)
+        product = factor @ product
+        gram = factor @ gram @ factor
+    return product / squared_norm.sqrt()
 
 
 class Muon(torch.optim.Optimizer):
@@ -39,19 +45,21 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update every matrix from its gradient."""
+        """Update every matrix from its gradient, which is used up: afterwards it holds what was made orthogonal."""
         for group in self.param_groups:
             for p in group["params"]:
                 if not self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)
                 momentum = self.state[p]["momentum"]
                 momentum.lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(momentum, group["momentum"])
-                if group["by_columns"]:
-                    update = update.t()
-                length, width = update.shape
-                update = orthogonalize(update.reshape(-1, group["block"], width)).view(length, width)
-                if group["by_columns"]:
-                    update = update.t()
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update, alpha=-group["lr"] * (width / p.size(1)) ** 0.5)
+                x = _blocks(p.grad.lerp_(momentum, group["momentum"]), group)
+                scale = (x.size(2) / p.size(1)) ** 0.5
+                _blocks(p, group).baddbmm_(equalizer(x @ x.mT), x, beta=1 - group["lr"] * group["weight_decay"],
+                                           alpha=-group["lr"] * scale)
+
+
+def _blocks(matrix: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+    """A view of a matrix as blocks (n, block, length), cut along its rows or its columns."""
+    if group["by_columns"]:
+        return matrix.view(matrix.size(0), -1, group["block"]).permute(1, 2, 0)
+    return matrix.view(-1, group["block"], matrix.size(1))

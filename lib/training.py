@@ -3,47 +3,23 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
 
 from lib.checkpoint import load_checkpoint, require_space, save_checkpoint
-from lib.config import InputError, RunConfig, relative_to_root
+from lib.config import InputError, RunConfig
 from lib.corpus import Batches, Corpus
+from lib.evaluation import corpus_loss
 from lib.machine import Machine
 from lib.model import GPT, GPTConfig
 from lib.optimizer import make_optimizers, rate_factor
+from lib.progress import Progress
 from lib.run_folder import RunFolder
 from lib.sampling import sample_texts
 from lib.stopping import Stopped, StopRequest
 from lib.whole_file import sweep
-
-NOT_COUNTED = -100  # a target that torch's cross-entropy leaves out
-
-
-@dataclass
-class Progress:
-    """What training has counted and measured so far; it travels in the checkpoint."""
-
-    step: int = 0
-    tokens: int = 0  # trained on, repetitions included
-    elapsed_sec: float = 0.0  # all of training: steps, samples, checkpoints, passes over the text
-    step_sec: float = 0.0  # of that, in steps
-    logged_tokens: int = 0  # tokens at the last row of the metrics
-    logged_sec: float = 0.0  # step_sec at that row
-    due: tuple[float, float, float] | None = None  # what the last step gave, while its measurement and sample are due
-    recent: list[float] = field(default_factory=list)  # losses of the steps of the last epoch of windows
-    best_mean: float = math.inf  # lowest running mean of which best.pt holds the weights
-    next_pass: int = 0  # no pass over the whole text before this many tokens
-    corpus_loss: float | None = None  # by the last such pass
-    shifted_loss: float | None = None  # the same with windows moved by half their length
-    restarts: list[int] = field(default_factory=list)  # steps from which the run was gone on with
-
-    @property
-    def mean_loss(self) -> float:
-        return sum(self.recent) / len(self.recent) if self.recent else math.inf
 
 
 def new_model(config: RunConfig, machine: Machine) -> GPT:
@@ -51,32 +27,6 @@ def new_model(config: RunConfig, machine: Machine) -> GPT:
     torch.manual_seed(config.seed)
     return GPT(GPTConfig(config.n_layer, config.n_head, config.n_embd, config.block_size,
                          dropout=config.dropout)).to(machine.device)
-
-
-@torch.inference_mode()
-def corpus_loss(model: GPT, tokens: np.ndarray, seq_len: int, batch_size: int, machine: Machine,
-                offset: int = 0, check: Callable[[], None] = lambda: None) -> float:
-    """The loss over a whole text, in nats per token: the figure by which the target is reached or not.
-
-    One deterministic pass in eval mode over the windows that training cuts at `offset`. Every token after the first is
-    a target once: of the last window, which is moved inside the text over its neighbour, only the targets that are
-    left count. `check` is called before each batch and may raise to end it. Leaves the model in eval mode.
-    """
-    model.eval()
-    text = torch.from_numpy(tokens[offset:].astype(np.int64))
-    whole = (len(text) - 1) // seq_len * seq_len
-    inputs, targets = text[:whole].view(-1, seq_len), text[1:whole + 1].view(-1, seq_len)
-    batches = list(zip(inputs.split(batch_size), targets.split(batch_size), strict=True))
-    if left := len(text) - 1 - whole:
-        last = text[-(seq_len + 1):]
-        batches.append((last[None, :-1], last[None, 1:].clone()))
-        batches[-1][1][:, :-left] = NOT_COUNTED
-    total = 0.0
-    for x, y in batches:
-        check()
-        with machine.autocast():
-            total += model(x.to(machine.device), y.to(machine.device)).item() * (y != NOT_COUNTED).sum().item()
-    return total / (len(text) - 1)
 
 
 class Trainer:
@@ -111,7 +61,7 @@ class Trainer:
                 summary = self._train(stop)
             except BaseException as error:
                 with contextlib.suppress(OSError):
-                    self.run.write_summary(self._summary("failed", f"{type(error).__name__}: {error}"))
+                    self._report("failed", f"{type(error).__name__}: {error}; {self.run.advice()}")
                 raise
         if summary["state"] == "stopped":
             self.run.stop_file.unlink(missing_ok=True)
@@ -128,12 +78,11 @@ class Trainer:
             self.say(self.machine.notice)
         self._called = time.perf_counter()
         self._began = self._called - p.elapsed_sec
-        self.run.write_summary(self._summary("running"))
+        self._report("running")
         state = self._ended()
         while not state:
             state = self._advance(stop)
-        summary = self._summary(state)
-        self.run.write_summary(summary)
+        summary = self._report(state, self.run.advice())
         self.say(summary["verdict"])
         return summary
 
@@ -252,6 +201,13 @@ class Trainer:
             return "reached"
         return "limit" if p.step >= c.steps and not p.due else ""
 
+    def _report(self, state: str, what_next: str = "") -> dict[str, Any]:
+        """Write the run's summary, and return it."""
+        summary = self.progress.summary(self.config, len(self.corpus.tokens), state, what_next)
+        summary["parameters"] = self.model.num_parameters()
+        self.run.write_summary(summary)
+        return summary
+
     def say(self, line: str) -> None:
         """A line for people: into the log and onto the screen."""
         self.run.log(line)
@@ -272,29 +228,10 @@ class Trainer:
         if always or p.elapsed_sec - self._printed >= min(30, max(1, p.elapsed_sec / 100)):
             self._printed = p.elapsed_sec
             self.say(line)
-            self.run.write_summary(self._summary("running"))
+            self._report("running")
         else:
             self.run.log(line)
         self.on_log(row)
-
-    def _summary(self, state: str, reason: str = "") -> dict[str, Any]:
-        """What summary.json holds: the state and its verdict in words, unrounded losses, counts, seconds."""
-        p, c = self.progress, self.config
-        whole = (f"loss over all {len(self.corpus.tokens):,} tokens "
-                 + ("unmeasured" if p.corpus_loss is None else f"{p.corpus_loss:.8f}"))
-        verdict = {
-            "running": "Training has not ended",
-            "reached": f"Target reached: {whole} < {c.target_loss:g}",
-            "limit": f"Target {c.target_loss:g} not reached within the limits: {whole}",
-            "stopped": f"Stopped by the user at step {p.step}: go on with --resume {relative_to_root(self.run.path)}",
-            "failed": f"Failed at step {p.step}: {reason}; {self.run.advice()}",
-        }[state]
-        return dict(state=state, verdict=f"{verdict} (step {p.step:,}, {p.tokens:,} tokens, {p.elapsed_sec:,.0f} s)",
-                    target_loss=c.target_loss, corpus_loss=p.corpus_loss, shifted_loss=p.shifted_loss,
-                    loss=p.recent[-1] if p.recent else None, mean_loss=p.mean_loss if p.recent else None,
-                    step=p.step, tokens=p.tokens, epochs=p.tokens / len(self.corpus.tokens),
-                    elapsed_sec=p.elapsed_sec, step_sec=p.step_sec, restarts=p.restarts,
-                    parameters=self.model.num_parameters())
 
     def _save_best(self, reached: bool) -> None:
         """best.pt, weights only, where the target is reached or the running mean is the lowest so far."""

@@ -11,12 +11,15 @@ import threading
 
 import nbformat
 import papermill
+import psutil
 import pytest
 
 from lib import notebooks
+from lib.checkpoint import load_checkpoint
 from lib.config import ROOT, RunConfig, preset_config
-from lib.notebooks import SOURCES, run_notebook
+from lib.notebooks import SOURCES, is_complete, run_notebook
 from lib.report import CHAPTERS
+from lib.run_folder import RunFolder
 from lib.stopping import interrupts_become
 
 NOTEBOOKS = sorted(SOURCES.glob("*.ipynb"))
@@ -165,22 +168,59 @@ def test_a_wrong_type_through_papermill_is_refused_in_words(tmp_path):
     assert done.returncode != 0 and "seq_len must be a whole number, not 'long'" in done.stderr
 
 
+@pytest.fixture
+def endless(tmp_path):
+    """A function that starts a run which would go on for hours, and reads what it prints up to some words."""
+    started = []
+
+    def start(words):
+        process = subprocess.Popen(
+            [sys.executable, ROOT / "run_training.py", "--preset", "tiny", "--steps", "100000", "--target_loss", "0.1",
+             "--log_every", "1", "--out_dir", tmp_path / "run"], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        timer = threading.Timer(120, process.kill)
+        timer.daemon = True
+        timer.start()
+        started.append(process)
+        for line in process.stdout:
+            if line.startswith(words):
+                break
+        return process, RunFolder(tmp_path / "run")
+    yield start
+    for process in started:
+        process.kill()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals between processes")
 @pytest.mark.parametrize("moment", ["run folder", "2_model", "step"])
-def test_ctrl_c_ends_a_run_after_its_step_with_a_report(tmp_path, moment):
-    run = tmp_path / "run"
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "run_training.py", "--preset", "tiny", "--steps", "100000", "--target_loss", "0.1",
-         "--out_dir", run], stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    timer = threading.Timer(120, process.kill)
-    timer.daemon = True
-    timer.start()
-    for line in process.stdout:
-        if line.startswith(moment):
-            break
+def test_ctrl_c_ends_a_run_after_its_step_with_a_report(endless, moment):
+    process, run = endless(moment)
     process.send_signal(signal.SIGINT)
     rest = process.stdout.read()
     assert process.wait() == 130, rest
     assert moment == "step" or "Stopped by the user before its first step" in rest
-    assert "Stopped by the user" in (run / "report.html").read_text()
-    assert not list(run.rglob("*.part")) and not (run / "STOP").exists()
+    assert "Stopped by the user" in run.report.read_text()
+    assert not list(run.path.rglob("*.part")) and not run.stop_file.exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals between processes")
+def test_a_closed_terminal_ends_a_run_in_the_same_way(endless):
+    process, run = endless("step")
+    process.stdout.close()
+    process.send_signal(signal.SIGHUP)
+    assert process.wait() == 130
+    summary = run.read_summary()
+    assert summary["state"] == "stopped" and summary["verdict"] in run.report.read_text()
+    assert load_checkpoint(run.last_checkpoint)["progress"]["step"] == summary["step"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals between processes")
+def test_a_kernel_killed_for_its_memory_leaves_results_and_a_report_that_say_so(endless):
+    process, run = endless("step    20")
+    kernel, = (child for child in psutil.Process(process.pid).children(recursive=True)
+               if "ipykernel_launcher" in " ".join(child.cmdline()))
+    kernel.kill()
+    rest = process.stdout.read()
+    assert process.wait() == 138, rest
+    assert re.search(r"The kernel died after step \d+, .*; go on from the last checkpoint with --resume", rest)
+    assert run.read_summary()["state"] == "died" and run.read_summary()["verdict"] in run.report.read_text()
+    assert is_complete(run.notebook("4_results")) and not is_complete(run.notebook("3_training"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lib.config import preset_config
-from lib.muon import Muon, orthogonalize
+from lib.muon import ITERATIONS, A, B, C, Muon, equalizer
 from lib.optimizer import make_optimizers, rate_factor
 from lib.training import new_model
 
@@ -37,13 +37,26 @@ def test_rates_rise_and_follow_their_schedule(schedule, factors):
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 768), (3, 32, 64), (2, 5, 9)])
-def test_orthogonalize_keeps_directions_and_evens_out_their_sizes(shape):
+def test_the_equalizer_keeps_directions_and_evens_out_their_sizes(shape):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, _, v = torch.linalg.svd(x, full_matrices=False)
-    sizes = torch.linalg.svdvals(orthogonalize(x))
+    even = equalizer(x @ x.mT) @ x
+    sizes = torch.linalg.svdvals(even)
     assert sizes.min() > 0.6 and sizes.max() < 1.3
-    cosine = torch.nn.functional.cosine_similarity(orthogonalize(x).flatten(1), (u @ v).flatten(1))
-    assert cosine.min() > 0.97
+    assert torch.nn.functional.cosine_similarity(even.flatten(1), (u @ v).flatten(1)).min() > 0.97
+
+
+def test_the_equalizer_is_newton_schulz_also_for_matrices_that_are_nearly_singular():
+    generator = torch.Generator().manual_seed(0)
+    u, _, v = torch.linalg.svd(torch.randn(4, 64, 768, generator=generator), full_matrices=False)
+    x = u * torch.logspace(0, -6, 64) @ v
+    expected = x.double() / x.double().norm(dim=(1, 2), keepdim=True)
+    for _ in range(ITERATIONS):
+        gram = expected @ expected.mT
+        expected = A * expected + (B * gram + C * gram @ gram) @ expected
+    even = (equalizer(x @ x.mT) @ x).double()
+    assert ((even - expected).norm() / expected.norm()).item() < 1e-3
+    assert equalizer(torch.zeros(1, 4, 4)).isfinite().all()
 
 
 def test_muon_agrees_with_torchs_where_a_block_is_the_whole_matrix():

@@ -15,10 +15,11 @@ import torch
 from lib import training
 from lib.checkpoint import load_checkpoint, load_model
 from lib.config import InputError
+from lib.evaluation import corpus_loss
 from lib.model import GPT
 from lib.provenance import provenance
 from lib.run_folder import METRICS, RunFolder, open_run
-from lib.training import Trainer, corpus_loss, new_model
+from lib.training import Trainer, new_model
 
 
 def trainer(config, corpus, machine, **changes) -> Trainer:

@@ -6,11 +6,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from lib.run_folder import RunFolder
-from runs import RECIPE, begin_or_resume, differences, printed, start, undisturbed, unreadable
+from runs import RECIPE, begin_or_resume, differences, printed, start, undisturbed, unreadable, wait_for
 
 # what the run has printed when the disk fills up, and which writes come next
 MOMENTS = {
@@ -47,8 +46,7 @@ def main() -> int:
                 folder = disk / "run"
                 process = start(*RECIPE, "--out_dir", str(folder))
                 if moment:
-                    while moment not in printed(process) and process.poll() is None:
-                        time.sleep(0.01)
+                    wait_for(process, moment)
                     ballast = fill(disk)
                 code = process.wait()
                 said = [line for line in printed(process).splitlines() if "space" in line]

@@ -1,17 +1,16 @@
 """kill -9 of the kernel, of run_training.py and of both, at random moments, each followed by --resume until it is done.
 
-    python tests/slow/kills.py [kills]          default 100; about 20 minutes on two cores
+    python tests/slow/kills.py [kills]          default 100; about 30 minutes on two cores
 """
 import random
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import psutil
 
 from lib.run_folder import RunFolder
-from runs import begin_or_resume, differences, kernels, outlived, printed, undisturbed, unreadable
+from runs import begin_or_resume, differences, kernels, outlived, printed, random_moment, undisturbed, unreadable
 
 
 def main(wanted: int) -> int:
@@ -24,7 +23,7 @@ def main(wanted: int) -> int:
         while sum(kills.values()) < wanted or folder.exists():
             process = begin_or_resume(folder)
             if sum(kills.values()) < wanted:
-                time.sleep(rng.uniform(1, 20))
+                random_moment(process, rng)
             else:
                 process.wait()
             if process.poll() is not None:  # it got to its end

@@ -1,4 +1,5 @@
 """What the slow checks share: a run of the preset tiny that saves often, its processes, and how to compare two ends."""
+import random
 import subprocess
 import sys
 import tempfile
@@ -12,7 +13,7 @@ from lib.config import ROOT
 from lib.run_folder import RunFolder
 from lib.seal import is_intact
 
-RECIPE = ["--preset", "tiny", "--steps", "40", "--target_loss", "0.1", "--optimizer", "muon", "--dropout", "0.1",
+RECIPE = ["--preset", "tiny", "--steps", "48", "--target_loss", "0.1", "--optimizer", "muon", "--dropout", "0.1",
           "--log_every", "1", "--save_every", "2", "--sample_every", "5", "--max_new_tokens", "20"]
 
 
@@ -34,6 +35,22 @@ def begin_or_resume(folder: Path) -> subprocess.Popen:
 
 def printed(process: subprocess.Popen) -> str:
     return Path(process.output.name).read_text()
+
+
+def wait_for(process: subprocess.Popen, words: str) -> None:
+    """Until a run has printed these words, or has ended."""
+    while words not in printed(process) and process.poll() is None:
+        time.sleep(0.01)
+
+
+def random_moment(process: subprocess.Popen, rng: random.Random) -> None:
+    """Wait for a moment at random: four of five while it trains, saves and samples, the others anywhere before."""
+    if rng.random() < 0.8:
+        wait_for(process, "tokens a step")
+        time.sleep(rng.uniform(0, 18))
+    else:
+        wait_for(process, "run folder")
+        time.sleep(rng.uniform(0, 20))
 
 
 def kernels(process: subprocess.Popen) -> list[psutil.Process]:

@@ -1,6 +1,6 @@
 """SIGINT and SIGTERM at random moments: the run ends with 130, says so, and goes on as if nothing had happened.
 
-    python tests/slow/signals.py [signals]      default 40; about 20 minutes on two cores
+    python tests/slow/signals.py [signals]      default 40; about 30 minutes on two cores
 """
 import random
 import signal
@@ -11,7 +11,18 @@ import time
 from pathlib import Path
 
 from lib.run_folder import RunFolder
-from runs import RECIPE, begin_or_resume, differences, kernels, outlived, printed, start, undisturbed, unreadable
+from runs import (
+    RECIPE,
+    begin_or_resume,
+    differences,
+    kernels,
+    outlived,
+    printed,
+    random_moment,
+    start,
+    undisturbed,
+    unreadable,
+)
 
 
 def main(wanted: int) -> int:
@@ -22,9 +33,7 @@ def main(wanted: int) -> int:
         for count in range(wanted):
             folder = Path(place, f"run-{count}")
             process = start(*RECIPE, "--out_dir", str(folder))
-            while "run folder" not in printed(process):
-                time.sleep(0.01)
-            time.sleep(rng.uniform(0, 26))
+            random_moment(process, rng)
             before = printed(process)
             moment = ("after training" if "3_training: " in before else "training" if "step " in before
                       else "start of training" if "2_model: " in before else "before training")

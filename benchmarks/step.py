@@ -1,0 +1,120 @@
+"""The training step of GPT-2 124M: this project's against that of transformers, in turns, beside the machine's peak.
+
+    python benchmarks/step.py [--batch_size 4 --seq_len 128 --rounds 7]      about 4 minutes on two cores
+
+Each contender lives in a process of its own, and only one computes at a time: a round is one step of each. Both compute
+the same: forward, cross-entropy, backward, gradients clipped to norm 1, AdamW, in float32. FLOPs of a step are
+6 x parameters per token and 12 x n_layer x n_embd x seq_len for attention (PaLM, appendix B).
+"""
+import argparse
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from lib.config import preset_config
+from lib.machine import prepare_machine
+from lib.training import new_model
+
+PARAMETERS, N_LAYER, N_EMBD = 124_439_808, 12, 768
+
+
+def ours(batch_size: int, seq_len: int, optimizer: str) -> Callable[[], None]:
+    """A step of this project's Trainer, on random tokens and without a run folder."""
+    import tempfile
+
+    import numpy as np
+
+    from lib.corpus import Corpus
+    from lib.run_folder import RunFolder
+    from lib.training import Trainer
+    config = preset_config("plain", batch_size=batch_size, seq_len=seq_len, optimizer=optimizer)
+    machine = prepare_machine(config)
+    tokens = np.random.default_rng(0).integers(50257, size=100_000).astype(np.uint16)
+    run = RunFolder(tempfile.mkdtemp())
+    return Trainer(new_model(config, machine), Corpus(run.path, "", "", tokens), config, run, machine)._step
+
+
+def theirs(batch_size: int, seq_len: int) -> Callable[[], None]:
+    """The same step with transformers' GPT2LMHeadModel and torch's AdamW, as their examples write it."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+    model = GPT2LMHeadModel(GPT2Config(resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, use_cache=False))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.0)
+    tokens = torch.randint(50257, (batch_size, seq_len))
+
+    def step() -> None:
+        loss = model(input_ids=tokens, labels=tokens).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()
+    return step
+
+
+def sgemm_peak() -> float:
+    """FLOP/s of the fastest of several products of the sizes that GPT-2 multiplies."""
+    best = 0.0
+    for rows, inner, columns in ((512, 768, 3072), (2048, 768, 3072), (2048, 2048, 2048)):
+        a, b = torch.randn(rows, inner), torch.randn(inner, columns)
+        for _ in range(20):
+            begin = time.perf_counter()
+            a @ b
+            best = max(best, 2 * rows * inner * columns / (time.perf_counter() - begin))
+    return best
+
+
+def contender(name: str, batch_size: int, seq_len: int, pipe) -> None:
+    """A process: prepare, then do one step for each message and answer with its seconds; at last with its memory."""
+    if name == "transformers":
+        step = theirs(batch_size, seq_len)
+    else:
+        step = ours(batch_size, seq_len, optimizer="muon" if name.endswith("muon") else "adamw")
+    pipe.send(None)
+    while pipe.recv():
+        begin = time.perf_counter()
+        step()
+        pipe.send(time.perf_counter() - begin)
+    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)  # kB -> GB
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--batch_size", type=int, default=4)
+    parser.add_argument("--seq_len", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args()
+    spawn = multiprocessing.get_context("spawn")
+    pipes = {}
+    for name in ("transformers", "this project", "this project, muon"):
+        pipes[name], end = spawn.Pipe()
+        spawn.Process(target=contender, args=(name, args.batch_size, args.seq_len, end), daemon=True).start()
+        pipes[name].recv()
+    seconds, peaks = {name: [] for name in pipes}, []
+    for counted in [False] * 2 + [True] * args.rounds:
+        peaks.append(sgemm_peak())
+        for name, pipe in pipes.items():
+            pipe.send(True)
+            took = pipe.recv()
+            if counted:
+                seconds[name].append(took)
+    tokens = args.batch_size * args.seq_len
+    flops = tokens * (6 * PARAMETERS + 12 * N_LAYER * N_EMBD * args.seq_len)
+    print(f"{args.batch_size} x {args.seq_len} tokens, {args.rounds} rounds, torch {torch.__version__}, "
+          f"{torch.get_num_threads()} threads, sgemm peak {max(peaks) / 1e9:.0f} GFLOP/s "
+          f"({statistics.median(peaks) / 1e9:.0f} in the median of the rounds)")
+    for name, pipe in pipes.items():
+        pipe.send(False)
+        median = statistics.median(seconds[name])
+        pairs = zip(seconds["transformers"], seconds[name], strict=True)
+        ratio = statistics.median(other / mine for other, mine in pairs)
+        print(f"{name:20} {median:6.3f} s ({min(seconds[name]):.3f} to {max(seconds[name]):.3f}) "
+              f"{tokens / median:6.1f} tokens/s  {ratio:4.2f} x transformers  "
+              f"{flops / median / statistics.median(peaks):4.0%} of the peak  {pipe.recv():.2f} GB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""How far a run has come, and that in words."""
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from lib.config import RunConfig
+
+
+@dataclass
+class Progress:
+    """What training has counted and measured so far; it travels in the checkpoint."""
+
+    step: int = 0
+    tokens: int = 0  # trained on, repetitions included
+    elapsed_sec: float = 0.0  # all of training: steps, samples, checkpoints, passes over the text
+    step_sec: float = 0.0  # of that, in steps
+    logged_tokens: int = 0  # tokens at the last row of the metrics
+    logged_sec: float = 0.0  # step_sec at that row
+    due: tuple[float, float, float] | None = None  # what the last step gave, while its measurement and sample are due
+    recent: list[float] = field(default_factory=list)  # losses of the steps of the last epoch of windows
+    best_mean: float = math.inf  # lowest running mean of which best.pt holds the weights
+    next_pass: int = 0  # no pass over the whole text before this many tokens
+    corpus_loss: float | None = None  # by the last such pass
+    shifted_loss: float | None = None  # the same with windows moved by half their length
+    restarts: list[int] = field(default_factory=list)  # steps from which the run was gone on with
+
+    @property
+    def mean_loss(self) -> float:
+        return sum(self.recent) / len(self.recent) if self.recent else math.inf
+
+    def summary(self, config: RunConfig, text_tokens: int, state: str, what_next: str = "") -> dict[str, Any]:
+        """What summary.json holds of this: the state and its verdict in words, unrounded losses, counts, seconds."""
+        whole = (f"loss over all {text_tokens:,} tokens "
+                 + ("unmeasured" if self.corpus_loss is None else f"{self.corpus_loss:.8f}"))
+        verdict = {
+            "running": "Training has not ended",
+            "reached": f"Target reached: {whole} < {config.target_loss:g}",
+            "limit": f"Target {config.target_loss:g} not reached within the limits: {whole}",
+            "stopped": f"Stopped by the user at step {self.step}: {what_next}",
+            "failed": f"Failed at step {self.step}: {what_next}",
+        }[state]
+        return dict(state=state,
+                    verdict=f"{verdict} (step {self.step:,}, {self.tokens:,} tokens, {self.elapsed_sec:,.0f} s)",
+                    target_loss=config.target_loss, corpus_loss=self.corpus_loss, shifted_loss=self.shifted_loss,
+                    loss=self.recent[-1] if self.recent else None, mean_loss=self.mean_loss if self.recent else None,
+                    step=self.step, tokens=self.tokens, epochs=self.tokens / text_tokens,
+                    elapsed_sec=self.elapsed_sec, step_sec=self.step_sec, restarts=self.restarts)

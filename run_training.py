@@ -70,8 +70,6 @@ def execute(config: RunConfig, run: RunFolder) -> int:
     parameters = dataclasses.asdict(config) | {"preset": "given", "out_dir": relative_to_root(run.path)}
     outcomes = {}
     sweep(run.path)
-    if config.resume:
-        run.keep_notebook(TRAINING)
     for name in CHAPTERS:
         if name in INTRODUCTION and config.resume and is_complete(run.notebook(name)):
             continue  # it would say the same again
@@ -81,6 +79,8 @@ def execute(config: RunConfig, run: RunFolder) -> int:
             outcomes[name] = "stopped"
         else:
             started = time.monotonic()
+            if name == TRAINING:
+                run.keep_notebook(name)
             outcomes[name] = run_notebook(name, run.notebook(name), parameters, screen if name == TRAINING else None)
             print(f"{name}: {outcomes[name]} after {time.monotonic() - started:.1f} s", file=screen, flush=True)
         if name == TRAINING and outcomes[name] != "completed":
@@ -108,12 +108,13 @@ def main(arguments: list[str]) -> int:
         with interrupts_become(run.stop_file):
             print(f"run folder: {relative_to_root(run.path)}", flush=True)
             return execute(config, run)
-    except KeyboardInterrupt:
-        return EXIT_CODES["stopped"]
     except (OSError, InputError) as error:  # no room for the summary or the report
         print(f"run_training.py: {error}", file=sys.stderr)
         return EXIT_CODES["failed"]
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:  # before there was a run, or for the second time
+        sys.exit(EXIT_CODES["stopped"])

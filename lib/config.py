@@ -93,7 +93,7 @@ class RunConfig:
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # mixed precision; auto: where the hardware is made for it
     compile: bool = False  # compile the model with torch.compile
     seed: CountOrZero = 1337  # of the weights, the order of the windows and the samples
-    resume: str = ""  # go on with this run: its folder or a checkpoint in it
+    resume: str = ""  # go on with this run: its folder or its last.pt
 
     def __post_init__(self):
         for name, hint in get_type_hints(RunConfig, include_extras=True).items():

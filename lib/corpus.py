@@ -1,11 +1,13 @@
 """Text -> tokens -> windows -> batches; the default text; and how low the loss on a text can go at all."""
 import functools
 import hashlib
+import itertools
 import math
 import os
 import re
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +25,7 @@ PLAYS = ("coriolanus", "richard-iii", "richard-ii", "henry-vi-part-3", "romeo-an
          "measure-for-measure", "the-taming-of-the-shrew", "the-tempest")
 # Where tiktoken would download GPT-2's vocabulary from: the names in its cache are the sha1 of these addresses
 VOCABULARY = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
+LINE_END = re.compile(r"(?<=\S)\n(?=\S)")
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,30 @@ def load_corpus(config: RunConfig) -> Corpus:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start:,}): save it as UTF-8") from None
     if "\0" in text:
         raise InputError(f"{path} holds zero bytes, so it is not text: name a text file with --input_file")
-    tokens = np.array(encoding().encode_ordinary(text), dtype=np.uint16)
+    tokens = tokenize(text)
     if config.max_tokens:
         tokens = tokens[:config.max_tokens]
     if len(tokens) < config.seq_len + 1:
         raise InputError(f"{path} gives {len(tokens):,} tokens, fewer than one window of seq_len {config.seq_len} "
                          "and its target: lower --seq_len or use more text")
     return Corpus(path, hashlib.sha256(data).hexdigest(), text, tokens)
+
+
+def tokenize(text: str, piece_chars: int = 1_000_000) -> np.ndarray:
+    """The tokens of a text (N,), uint16, its pieces encoded side by side.
+
+    A piece ends behind a single line break between two characters that are not white space: there GPT-2's pattern
+    always ends a word, so the tokens are those of the whole. Where there is none, a piece is as long as it must be.
+    """
+    cuts = [0]
+    while cuts[-1] < len(text):
+        cut = LINE_END.search(text, cuts[-1] + piece_chars)
+        cuts.append(cut.end() if cut else len(text))
+    pieces = (text[begin:end] for begin, end in itertools.pairwise(cuts))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        encoded = pool.map(lambda piece: encoding().encode_to_numpy(piece, disallowed_special=()).astype(np.uint16),
+                           pieces)
+        return np.concatenate([np.empty(0, np.uint16), *encoded])
 
 
 def encode_prompt(prompt: str, seq_len: int) -> list[int]:

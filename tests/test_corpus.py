@@ -21,6 +21,7 @@ from lib.corpus import (
     load_corpus,
     loss_floor,
     reachable_floor,
+    tokenize,
     window_starts,
 )
 
@@ -148,6 +149,16 @@ def test_a_file_that_cannot_be_learned_is_refused(tmp_path, content, message):
         path.write_bytes(content)
     with pytest.raises(InputError, match=message):
         load_corpus(preset_config("tiny", input_file=str(path)))
+
+
+@pytest.mark.parametrize("piece_chars", [1, 40, 1000])
+def test_a_text_cut_into_pieces_has_the_tokens_of_the_whole(piece_chars):
+    rng = np.random.default_rng(0)
+    alphabet = ["\n", "\n", "\n\n", " ", "  ", "\t", "\r\n", "\x1c", "\u2003", "'s", "a", "Über", "42", ",", "日",
+                "<|endoftext|>"]
+    noise = "".join(alphabet[i] for i in rng.integers(len(alphabet), size=20_000))
+    for text in (noise, default_text()[:30_000], "", "\n", "no line break"):
+        assert tokenize(text, piece_chars).tolist() == encoding().encode_ordinary(text)
 
 
 def test_a_prompt_longer_than_the_context_is_refused(text_file):

@@ -41,3 +41,18 @@ class LiveView:
         alt = f"Training loss up to step {metrics['step'].iloc[-1]:,}: {metrics['loss'].iloc[-1]:.4f}"
         figure = plots.loss_curve(metrics, self.config.target_loss, self.floor)
         plots.show(figure, alt, self.curve)
+
+
+def follow(run: RunFolder) -> None:
+    """Show a run from its files, renewed every 15 seconds for as long as another process trains it."""
+    config, facts = run.read_config()
+    view = LiveView(run, config, facts["corpus"]["loss_floor"])
+    while True:
+        ended = run.read_summary()["state"] != "running"
+        metrics = run.read_metrics()
+        if len(metrics):
+            view.tell(metrics.iloc[-1:].to_dict("records")[0])
+            view.draw()
+        if ended:
+            return
+        time.sleep(15)

@@ -15,6 +15,7 @@ import torch
 
 import run_training
 from lib.config import ROOT, InputError
+from lib.notebooks import run_notebook
 from lib.report import CHAPTERS
 from lib.run_folder import RunFolder, open_run
 
@@ -199,6 +200,18 @@ def test_what_a_run_depends_on_cannot_change_when_it_goes_on(finished):
     config, _ = run_training.parse(["--resume", str(run.path), "--n_layer", "3"])
     with pytest.raises(InputError, match=r"n_layer was 2 .* cannot become 3"):
         open_run(config, "resumed", sha256)
+
+
+def test_watch_tells_what_became_of_a_run(finished, tmp_path):
+    run = RunFolder(shutil.copytree(finished[0].path, tmp_path / "run"))
+    run.write_summary(run.read_summary() | {"state": "running"})  # what a kill leaves
+    assert run_notebook("watch", tmp_path / "watch.ipynb", {"out_dir": str(run.path)}) == "completed"
+    outputs = [output for cell in nbformat.read(tmp_path / "watch.ipynb", as_version=4).cells
+               for output in cell.get("outputs", [])]
+    text = "".join(output.get("text", "") for output in outputs)
+    step = run.read_summary()["step"]
+    assert "killed, heartbeat 20" in text and f"Killed after step {step}, last heard of at" in text
+    assert any("image/png" in output.get("data", {}) for output in outputs)
 
 
 def test_best_pt_is_no_place_to_resume_from(finished):

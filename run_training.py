@@ -116,5 +116,5 @@ def main(arguments: list[str]) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:  # before there was a run, or for the second time
+    except KeyboardInterrupt:  # before there was a run
         sys.exit(EXIT_CODES["stopped"])

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import nbformat
 import papermill
@@ -136,7 +137,7 @@ def test_a_disk_that_takes_nothing_does_not_stop_the_cells(written, tmp_path, mo
     assert outcome == "completed" and (tmp_path / "ran").exists()
 
 
-def test_the_first_signal_asks_and_the_second_ends(tmp_path):
+def test_a_signal_becomes_a_stop_file(tmp_path):
     stop = tmp_path / "STOP"
     before = signal.getsignal(signal.SIGINT)
     stop.touch()  # left by an earlier run that was killed
@@ -144,8 +145,6 @@ def test_the_first_signal_asks_and_the_second_ends(tmp_path):
         assert not stop.exists()
         signal.raise_signal(signal.SIGTERM)
         assert stop.exists()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
     assert not stop.exists() and signal.getsignal(signal.SIGINT) is before
 
 
@@ -203,6 +202,19 @@ def test_ctrl_c_ends_a_run_after_its_step_with_a_report(endless, moment):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals between processes")
+def test_a_second_ctrl_c_ends_a_run_at_once(endless):
+    process, run = endless("step")
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    while not run.stop_file.exists():
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=3) == 130
+    assert children and not psutil.wait_procs(children, timeout=10)[1]
+    assert not run.stop_file.exists() and run.read_summary()["state"] in ("killed", "stopped")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals between processes")
 def test_a_closed_terminal_ends_a_run_in_the_same_way(endless):
     process, run = endless("step")
     process.stdout.close()
@@ -215,7 +227,9 @@ def test_a_closed_terminal_ends_a_run_in_the_same_way(endless):
 
 @pytest.mark.skipif(os.name == "nt", reason="signals between processes")
 def test_a_kernel_killed_for_its_memory_leaves_results_and_a_report_that_say_so(endless):
-    process, run = endless("step    20")
+    process, run = endless("step")
+    while not run.last_checkpoint.exists():
+        time.sleep(0.01)
     kernel, = (child for child in psutil.Process(process.pid).children(recursive=True)
                if "ipykernel_launcher" in " ".join(child.cmdline()))
     kernel.kill()

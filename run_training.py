@@ -109,7 +109,7 @@ def main(arguments: list[str]) -> int:
             print(f"run folder: {relative_to_root(run.path)}", flush=True)
             return execute(config, run)
     except (OSError, InputError) as error:  # no room for the summary or the report
-        print(f"run_training.py: {error}", file=sys.stderr)
+        print(f"run_training.py: {error}; {run.advice()}", file=sys.stderr)
         return EXIT_CODES["failed"]
 
 

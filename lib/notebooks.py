@@ -76,11 +76,8 @@ class CarefulManager(NotebookExecutionManager):
     """Saves through a temporary file, and goes on when the disk does not take it; leaves cells never run `pending`."""
 
     def save(self, **kwargs) -> None:
-        if self.output_path:
-            try:
-                write_whole(nbformat.writes(self.nb) + "\n", Path(self.output_path))
-            except OSError as error:
-                logger.warning("%s could not be saved, the run goes on: %s", self.output_path, error)
+        with contextlib.suppress(OSError):  # papermill saves once more at the end, and reports what fails then
+            write_whole(nbformat.writes(self.nb) + "\n", Path(self.output_path))
         self.last_save_time = self.now()
 
     def notebook_complete(self, **kwargs) -> None:

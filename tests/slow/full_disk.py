@@ -53,7 +53,7 @@ def main() -> int:
                 print(f"{moment or 'too small from the start'!r}: exit {code}, {len(said)} lines about it, "
                       f"checkpoints {[path.name for path in RunFolder(folder).checkpoints()]}", *said, sep="\n    ",
                       flush=True)
-                if (code != 1 and moment != "3_training: ") or not said or unreadable(folder):
+                if (code != 1 and moment != "3_training: ") or not 1 <= len(said) <= 5 or unreadable(folder):
                     wrong.append(f"{moment}: exit {code}, {unreadable(folder)}:\n{printed(process)}")
                 if not moment:
                     continue

@@ -6,17 +6,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from lib.run_folder import RunFolder
-from runs import RECIPE, begin_or_resume, differences, printed, start, undisturbed, unreadable, wait_for
+from runs import RECIPE, begin_or_resume, differences, printed, start, undisturbed, unreadable
 
-# what the run has printed when the disk fills up, and which writes come next
+# what the run has printed, or written, when the disk fills up, and which writes come next
 MOMENTS = {
     "run folder": "the executed notebook 1_data",
     "1_data: ": "the executed notebook 2_model, config.json, the first row",
     "step     1 ": "metrics, log, samples, checkpoints",
-    "step    20 ": "the same with checkpoints already there",
+    "previous.pt": "the same with checkpoints already there",
     "3_training: ": "the executed notebook 4_results and the report",
 }
 
@@ -46,7 +47,9 @@ def main() -> int:
                 folder = disk / "run"
                 process = start(*RECIPE, "--out_dir", str(folder))
                 if moment:
-                    wait_for(process, moment)
+                    while process.poll() is None and moment not in printed(process) and not (
+                            moment == "previous.pt" and RunFolder(folder).previous_checkpoint.exists()):
+                        time.sleep(0.01)
                     ballast = fill(disk)
                 code = process.wait()
                 said = [line for line in printed(process).splitlines() if "space" in line]

@@ -143,9 +143,10 @@ class RunFolder:
 
     def advice(self) -> str:
         """How to go on after a run was cut short."""
-        if self.checkpoints():
-            return f"go on from the last checkpoint with --resume {relative_to_root(self.path)}"
-        return "it had not saved anything yet: start it again"
+        if not self.config_file.exists():
+            return "it had not begun to train: start it again"
+        where = "go on from the last checkpoint" if self.checkpoints() else "nothing was saved yet: begin again"
+        return f"{where} with --resume {relative_to_root(self.path)}"
 
     # config.json: {"parameters": {…}, and what else determined the run}
 

@@ -39,9 +39,9 @@ def run_notebook(name: str, output: Path, parameters: dict[str, Any], screen: "S
         # ports are picked first and bound later, so notebooks running side by side could take each other's
         connection = {} if os.name == "nt" else {"transport": "ipc", "ip": str(Path(sockets, "kernel"))}
         try:
-            papermill.execute_notebook(
-                str(source), str(output), taken, engine_name="careful", kernel_name="python3", cwd=str(SOURCES),
-                progress_bar=False, autosave_cell_every=60, iopub_timeout=60, stdout_file=screen,
+            papermill.execute_notebook(  # which writes in place, so it is given no output: the engine saves
+                str(source), None, taken, engine_name="careful", save_to=output, kernel_name="python3",
+                cwd=str(SOURCES), progress_bar=False, autosave_cell_every=60, iopub_timeout=60, stdout_file=screen,
                 extra_arguments=["--IPKernelApp.log_level=50"],  # the kernel's own talk, when it is shut down
                 config=Config({"KernelManager": {"shutdown_wait_time": 120, **connection}}))
         except PapermillExecutionError:
@@ -76,15 +76,19 @@ class CarefulManager(NotebookExecutionManager):
     """Saves through a temporary file, and goes on when the disk does not take it; leaves cells never run `pending`."""
 
     def save(self, **kwargs) -> None:
-        with contextlib.suppress(OSError):  # papermill saves once more at the end, and reports what fails then
-            write_whole(nbformat.writes(self.nb) + "\n", Path(self.output_path))
+        with contextlib.suppress(OSError):  # there may be room again at the end
+            self._write()
         self.last_save_time = self.now()
 
     def notebook_complete(self, **kwargs) -> None:
+        """Save for the last time; here OSError passes."""
         self.end_time = self.now()
         self.nb.metadata.papermill["end_time"] = self.end_time.isoformat()
         self.nb.metadata.papermill["duration"] = (self.end_time - self.start_time).total_seconds()
-        self.save()
+        self._write()
+
+    def _write(self) -> None:
+        write_whole(nbformat.writes(self.nb) + "\n", self.output_path)
 
 
 class CarefulClient(PapermillNotebookClient):
@@ -122,9 +126,9 @@ class CarefulEngine(NBClientEngine):
     """papermill's engine with the two above in place of its own."""
 
     @classmethod
-    def execute_notebook(cls, nb, kernel_name, output_path=None, progress_bar=False, log_output=False,
+    def execute_notebook(cls, nb, kernel_name, save_to, output_path=None, progress_bar=False, log_output=False,
                          autosave_cell_every=60, **kwargs):
-        manager = CarefulManager(nb, output_path=output_path, progress_bar=progress_bar, log_output=log_output,
+        manager = CarefulManager(nb, output_path=save_to, progress_bar=progress_bar, log_output=log_output,
                                  autosave_cell_every=autosave_cell_every)
         manager.notebook_start()
         try:

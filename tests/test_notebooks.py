@@ -129,12 +129,17 @@ def test_output_is_merged_and_overwritten_lines_are_dropped(written, tmp_path):
     assert cells[1].outputs[0].text == "at 299\n"
 
 
-def test_a_disk_that_takes_nothing_does_not_stop_the_cells(written, tmp_path, monkeypatch):
+def test_a_disk_that_is_full_for_a_while_does_not_stop_the_cells(written, tmp_path, monkeypatch):
+    really, asked = notebooks.write_whole, []
+
     def full(text, path):
-        raise OSError(28, "No space left on device")
+        asked.append(path)
+        if len(asked) < 4:
+            raise OSError(28, "No space left on device")
+        really(text, path)
     monkeypatch.setattr(notebooks, "write_whole", full)
-    outcome, _ = written("print(1)", f"open({str(tmp_path / 'ran')!r}, 'w')")
-    assert outcome == "completed" and (tmp_path / "ran").exists()
+    outcome, cells = written("print(1)", f"open({str(tmp_path / 'ran')!r}, 'w')")
+    assert outcome == "completed" and (tmp_path / "ran").exists() and cells[0].outputs[0].text == "1\n"
 
 
 def test_a_signal_becomes_a_stop_file(tmp_path):

@@ -35,7 +35,7 @@ def main(wanted: int) -> int:
             process = start(*RECIPE, "--out_dir", str(folder))
             random_moment(process, rng)
             before = printed(process)
-            moment = ("after training" if "3_training: " in before else "training" if "step " in before
+            moment = ("after training" if "\nTarget " in before else "training" if "step " in before
                       else "start of training" if "2_model: " in before else "before training")
             running = kernels(process)
             begin = time.monotonic()

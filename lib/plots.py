@@ -101,6 +101,7 @@ def bars(labels: Sequence[str], values: Sequence[float], xlabel: str, form: str 
     axes.margins(x=0.12)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(xlabel, parse_math=False)
+    axes.locator_params(axis="x", nbins=5)
     if max(values) >= 10:
         axes.xaxis.set_major_formatter("{x:,.0f}")
     return figure

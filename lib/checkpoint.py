@@ -3,6 +3,8 @@ import errno
 import os
 import pickle
 import shutil
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,48 @@ def save_checkpoint(content: dict[str, Any], path: Path, predecessor: Path | Non
         sealing = Sealing(file)
         torch.save(content, sealing)
         sealing.seal()
+
+
+class CheckpointWriter:
+    """Writes checkpoints behind the training, which waits only while their tensors are copied, one set at a time."""
+
+    def __init__(self):
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoints")
+        self._writing: Future | None = None
+
+    def write(self, checkpoints: Iterable[tuple[dict[str, Any], Path, Path | None]]) -> None:
+        """Copy contents and begin to save each at its path, with a predecessor or None; tensors that several of them
+        share are copied once. Raises OSError where the checkpoints before these could not be saved."""
+        self.settle()
+        copies = {}
+        self._writing = self._thread.submit(
+            _save_all, [(_copied(content, copies), *paths) for content, *paths in checkpoints])
+
+    def settle(self, wait: bool = True) -> None:
+        """Raise the OSError of a writing that failed; by default after waiting for the end of the one under way."""
+        if self._writing and (wait or self._writing.done()):
+            writing, self._writing = self._writing, None
+            writing.result()
+
+
+def _save_all(checkpoints: list[tuple[dict[str, Any], Path, Path | None]]) -> None:
+    for checkpoint in checkpoints:
+        save_checkpoint(*checkpoint)
+
+
+def _copied(content: Any, copies: dict[tuple, torch.Tensor]) -> Any:
+    """The same nested dictionaries and lists with copies of their tensors in main memory; `copies` has those that
+    were made before, so that weights that are tied stay one."""
+    if isinstance(content, torch.Tensor):
+        key = content.data_ptr(), content.shape
+        if key not in copies:
+            copies[key] = content.detach().to("cpu", copy=True)
+        return copies[key]
+    if isinstance(content, dict):
+        return {name: _copied(part, copies) for name, part in content.items()}
+    if isinstance(content, list):
+        return [_copied(part, copies) for part in content]
+    return content
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from lib.config import RunConfig
 class Progress:
     """What training has counted and measured so far; it travels in the checkpoint."""
 
+    epoch_steps: int  # steps in which the text is read once
     step: int = 0
     tokens: int = 0  # trained on, repetitions included
     elapsed_sec: float = 0.0  # all of training: steps, samples, checkpoints, passes over the text
@@ -17,16 +18,32 @@ class Progress:
     logged_tokens: int = 0  # tokens at the last row of the metrics
     logged_sec: float = 0.0  # step_sec at that row
     due: tuple[float, float, float] | None = None  # what the last step gave, while its measurement and sample are due
-    recent: list[float] = field(default_factory=list)  # losses of the steps of the last epoch of windows
+    recent: list[float] = field(default_factory=list)  # losses of the steps of the last two epochs
     best_mean: float = math.inf  # lowest running mean of which best.pt holds the weights
     next_pass: int = 0  # no pass over the whole text before this many tokens
     corpus_loss: float | None = None  # by the last such pass
     shifted_loss: float | None = None  # the same with windows moved by half their length
     restarts: list[int] = field(default_factory=list)  # steps from which the run was gone on with
 
+    def add_loss(self, loss: float) -> None:
+        self.recent = [*self.recent, loss][-2 * self.epoch_steps:]
+
     @property
     def mean_loss(self) -> float:
-        return sum(self.recent) / len(self.recent) if self.recent else math.inf
+        """The running mean: over the last epoch, or over all steps of a run that is younger."""
+        return _mean(self.recent[-self.epoch_steps:])
+
+    @property
+    def expected_loss(self) -> float:
+        """Where the loss over the whole text may stand; infinite before the end of the first epoch.
+
+        The running mean lags, for it is of weights up to an epoch old. So it is taken to fall in one epoch more by the
+        factor it fell by in the last one.
+        """
+        if len(self.recent) < self.epoch_steps:
+            return math.inf
+        before = self.recent[:-self.epoch_steps]
+        return self.mean_loss * (min(1.0, self.mean_loss / _mean(before)) if len(before) == self.epoch_steps else 1.0)
 
     def summary(self, config: RunConfig, text_tokens: int, state: str, what_next: str = "") -> dict[str, Any]:
         """What summary.json holds of this: the state and its verdict in words, unrounded losses, counts, seconds."""
@@ -45,3 +62,7 @@ class Progress:
                     loss=self.recent[-1] if self.recent else None, mean_loss=self.mean_loss if self.recent else None,
                     step=self.step, tokens=self.tokens, epochs=self.tokens / text_tokens,
                     elapsed_sec=self.elapsed_sec, step_sec=self.step_sec, restarts=self.restarts)
+
+
+def _mean(losses: list[float]) -> float:
+    return sum(losses) / len(losses) if losses else math.inf

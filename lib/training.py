@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lib.checkpoint import load_checkpoint, require_space, save_checkpoint
+from lib.checkpoint import CheckpointWriter, load_checkpoint, require_space
 from lib.config import InputError, RunConfig
 from lib.corpus import Batches, Corpus
 from lib.evaluation import corpus_loss
@@ -44,8 +44,8 @@ class Trainer:
         self.optimizers = make_optimizers(model, config)
         self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.amp is torch.float16)
         self.forward = torch.compile(model) if config.compile else model
-        self.progress = Progress()
-        self.epoch_steps = math.ceil(self.batches.windows_per_epoch / (config.batch_size * config.grad_accum))
+        self.writer = CheckpointWriter()
+        self.progress = Progress(math.ceil(self.batches.windows_per_epoch / (config.batch_size * config.grad_accum)))
         self._printed = -math.inf  # when the last line went to the screen
         if run.checkpoints():
             self._load()
@@ -60,6 +60,8 @@ class Trainer:
             try:
                 summary = self._train(stop)
             except BaseException as error:
+                with contextlib.suppress(OSError):
+                    self.writer.settle()
                 with contextlib.suppress(OSError):
                     self._report("failed", f"{type(error).__name__}: {error}; {self.run.advice()}")
                 raise
@@ -102,17 +104,17 @@ class Trainer:
         A stop asked for during a measurement or a sample does not wait for its end: it is due again on resuming.
         """
         p = self.progress
+        self.writer.settle(wait=False)
         if p.due is None:
             begin = time.perf_counter()
             p.due = self._step()
             p.step_sec += time.perf_counter() - begin
-            p.recent.append(p.due[0])
-            del p.recent[:-self.epoch_steps]
+            p.add_loss(p.due[0])
         try:
             return self._conclude(stop)
         except Stopped:
-            self._tick()
-            self._save_last()
+            self._save(best=False)
+            self.writer.settle()
             return "stopped"
 
     def _conclude(self, stop: StopRequest) -> str:
@@ -137,11 +139,12 @@ class Trainer:
         if ended or whole is not None or p.step == 1 or p.step % c.log_every == 0:
             self._log(loss, grad_norm, lr, always=ended or whole is not None)
         self.run.append_samples(p.step, c.prompt, texts)
-        if ended or p.step % c.save_every == 0:
-            self._save_best(reached)
         state = "reached" if reached else "limit" if ended else "stopped" if stop.requested else ""
-        if state or p.step % c.save_every == 0:
-            self._save_last()
+        due = ended or p.step % c.save_every == 0
+        if due or state:
+            self._save(best=due and (reached or p.mean_loss < p.best_mean))
+        if state:
+            self.writer.settle()
         return state
 
     def _tick(self) -> None:
@@ -179,13 +182,13 @@ class Trainer:
         return loss.item(), grad_norm.item(), factor * c.lr
 
     def _measure(self, last: bool, stop: StopRequest) -> tuple[float | None, float | None]:
-        """The loss over the whole text and with shifted windows, if the running mean promises the target or at the end
-        of the run; None for what is not measured. Raises Stopped.
+        """The loss over the whole text and with shifted windows, where the target may be reached or at the end of the
+        run; None for what is not measured. Raises Stopped.
 
         At the end of a run of less than an epoch both stay unmeasured: the pass would cost more than the training told.
         """
         p, c, text = self.progress, self.config, self.corpus.tokens
-        promising = len(p.recent) == self.epoch_steps and p.mean_loss < c.target_loss and p.tokens >= p.next_pass
+        promising = p.expected_loss < c.target_loss and p.tokens >= p.next_pass
         if not promising and not (last and p.tokens >= len(text)):
             return None, None
         whole = corpus_loss(self.model, text, c.seq_len, c.batch_size, self.machine, check=stop.check)
@@ -233,22 +236,21 @@ class Trainer:
             self.run.log(line)
         self.on_log(row)
 
-    def _save_best(self, reached: bool) -> None:
-        """best.pt, weights only, where the target is reached or the running mean is the lowest so far."""
+    def _save(self, best: bool) -> None:
+        """Begin to write last.pt, which has everything that is needed to go on as if nothing had happened, and where
+        these are the best weights so far, or those that reached the target, best.pt, which has nothing else."""
         p = self.progress
-        if reached or p.mean_loss < p.best_mean:
-            p.best_mean = p.mean_loss
-            save_checkpoint({"model": self.model.state_dict()}, self.run.best_checkpoint)
-
-    def _save_last(self) -> None:
-        """last.pt, which has everything that is needed to go on as if nothing had happened."""
         self._tick()
-        save_checkpoint({
-            "model": self.model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "scaler": self.scaler.state_dict(), "progress": asdict(self.progress),
-            "rng": torch.get_rng_state(),
+        weights, checkpoints = self.model.state_dict(), []
+        if best:
+            p.best_mean = p.mean_loss
+            checkpoints.append(({"model": weights}, self.run.best_checkpoint, None))
+        checkpoints.append(({
+            "model": weights, "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "scaler": self.scaler.state_dict(), "progress": asdict(p), "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state() if self.machine.device.type == "cuda" else None,
-        }, self.run.last_checkpoint, self.run.previous_checkpoint)
+        }, self.run.last_checkpoint, self.run.previous_checkpoint))
+        self.writer.write(checkpoints)
 
     def _load(self) -> None:
         """Go on from last.pt, or from its predecessor where that is damaged. Raises InputError where both are."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lib import checkpoint
-from lib.checkpoint import load_checkpoint, save_checkpoint
+from lib.checkpoint import CheckpointWriter, load_checkpoint, save_checkpoint
 from lib.config import InputError
 from lib.seal import Sealing, is_intact
 
@@ -96,3 +96,31 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(saved, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         save_checkpoint(CONTENT, saved, saved.with_name("previous.pt"))
     assert saved.read_bytes() == before and [path.name for path in saved.parent.iterdir()] == ["last.pt"]
+
+
+def test_a_checkpoint_written_behind_training_has_what_was_there_when_it_was_asked_for(tmp_path):
+    writer, weights = CheckpointWriter(), torch.nn.Linear(300, 300).state_dict()
+    weights["tied"] = weights["weight"]
+    before = {name: tensor.clone() for name, tensor in weights.items()}
+    best, last, previous = (tmp_path / name for name in ("best.pt", "last.pt", "previous.pt"))
+    for step in (1, 2):
+        writer.write([({"model": weights}, best, None), ({"model": weights, "step": step}, last, previous)])
+        for tensor in weights.values():
+            tensor.zero_()
+    writer.settle()
+    assert [load_checkpoint(path)["step"] for path in (last, previous)] == [2, 1]
+    for name, tensor in load_checkpoint(previous)["model"].items():
+        assert torch.equal(tensor, before[name]) and not load_checkpoint(best)["model"][name].any()
+    assert last.stat().st_size < 300 * 300 * 4 + 20_000  # what is tied is copied and written once
+
+
+def test_a_write_that_fails_behind_training_is_told_at_the_next_look(tmp_path, monkeypatch):
+    def full(content, file):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(torch, "save", full)
+    writer = CheckpointWriter()
+    writer.write([(CONTENT, tmp_path / "last.pt", None)])
+    with pytest.raises(OSError, match="No space"):
+        writer.settle()
+    writer.settle()  # told once
+    assert not list(tmp_path.iterdir())

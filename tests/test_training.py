@@ -17,6 +17,7 @@ from lib.checkpoint import load_checkpoint, load_model
 from lib.config import InputError
 from lib.evaluation import corpus_loss
 from lib.model import GPT
+from lib.progress import Progress
 from lib.provenance import provenance
 from lib.run_folder import METRICS, RunFolder, open_run
 from lib.training import Trainer, new_model
@@ -85,6 +86,17 @@ def test_a_lucky_mean_does_not_end_a_run(config, corpus, machine, monkeypatch):
     monkeypatch.setattr("lib.training.corpus_loss", lambda *args, **kwargs: 9.0)
     summary = trainer(config, corpus, machine, target_loss=8.0, steps=30).train()
     assert summary["state"] == "limit" and summary["corpus_loss"] == 9.0 and summary["mean_loss"] < 8
+
+
+def test_the_expected_loss_is_the_running_mean_and_its_fall_in_an_epoch_more():
+    p = Progress(epoch_steps=2)
+    means, expected = [], []
+    for loss in (8.0, 6.0, 5.0, 3.0, 2.0, 9.0):
+        p.add_loss(loss)
+        means.append(p.mean_loss)
+        expected.append(p.expected_loss)
+    assert means == [8, 7, 5.5, 4, 2.5, 5.5]
+    assert expected == pytest.approx([math.inf, 7, 5.5, 4 * 4 / 7, 2.5 * 2.5 / 5.5, 5.5])
 
 
 def test_a_target_exactly_met_is_not_below_it(config, corpus, machine, monkeypatch):

@@ -38,7 +38,8 @@ def fill(disk: Path) -> Path:
 def main() -> int:
     wrong = []
     with tempfile.TemporaryDirectory() as place:
-        reference = undisturbed(Path(place, "reference"))
+        reference = Path(place, "reference")
+        undisturbed(reference)
         disk = Path(place, "disk")
         disk.mkdir()
         for size, moment in [(60, ""), *((300, moment) for moment in MOMENTS)]:

@@ -16,14 +16,15 @@ from runs import begin_or_resume, differences, kernels, outlived, printed, rando
 def main(wanted: int) -> int:
     rng = random.Random(1337)
     with tempfile.TemporaryDirectory() as place:
-        reference = undisturbed(Path(place, "reference"))
+        reference = Path(place, "reference")
+        training_sec = undisturbed(reference)
         kills = {"kernel": 0, "run_training.py": 0, "both": 0}
         states, steps, broken, orphans, ended, unequal = {}, set(), [], 0, 0, []
         folder = Path(place, "run-1")
         while sum(kills.values()) < wanted or folder.exists():
             process = begin_or_resume(folder)
             if sum(kills.values()) < wanted:
-                random_moment(process, rng)
+                random_moment(process, rng, training_sec)
             else:
                 process.wait()
             if process.poll() is not None:  # it got to its end

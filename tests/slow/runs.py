@@ -43,14 +43,14 @@ def wait_for(process: subprocess.Popen, words: str) -> None:
         time.sleep(0.01)
 
 
-def random_moment(process: subprocess.Popen, rng: random.Random) -> None:
-    """Wait for a moment at random: four of five while it trains, saves and samples, the others anywhere before."""
+def random_moment(process: subprocess.Popen, rng: random.Random, training_sec: float) -> None:
+    """Wait for a moment at random: four of five while it trains, saves and samples or soon after, others anywhere."""
     if rng.random() < 0.8:
         wait_for(process, "tokens a step")
-        time.sleep(rng.uniform(0, 18))
+        time.sleep(rng.uniform(0, 1.2 * training_sec))
     else:
         wait_for(process, "run folder")
-        time.sleep(rng.uniform(0, 20))
+        time.sleep(rng.uniform(0, 20 + training_sec))
 
 
 def kernels(process: subprocess.Popen) -> list[psutil.Process]:
@@ -103,12 +103,13 @@ def _unequal(ours, theirs, where: str = "") -> list[str]:
     return [] if ours == theirs else [where]
 
 
-def undisturbed(folder: Path) -> Path:
-    """The run that the others are compared with, and how long it took, printed."""
+def undisturbed(folder: Path) -> float:
+    """Make the run that the others are compared with; returns the seconds of its training."""
     begin = time.monotonic()
     process = start(*RECIPE, "--out_dir", str(folder))
     code = process.wait()
     if code != 3:
         raise SystemExit(f"the undisturbed run ended with {code}:\n{printed(process)}")
-    print(f"undisturbed run: {time.monotonic() - begin:.1f} s", flush=True)
-    return folder
+    training_sec = RunFolder(folder).read_summary()["elapsed_sec"]
+    print(f"undisturbed run: {time.monotonic() - begin:.1f} s, of these {training_sec:.1f} s of training", flush=True)
+    return training_sec

@@ -28,12 +28,13 @@ from runs import (
 def main(wanted: int) -> int:
     rng = random.Random(1337)
     with tempfile.TemporaryDirectory() as place:
-        reference = undisturbed(Path(place, "reference"))
+        reference = Path(place, "reference")
+        training_sec = undisturbed(reference)
         seconds, wrong, moments = [], [], {}
         for count in range(wanted):
             folder = Path(place, f"run-{count}")
             process = start(*RECIPE, "--out_dir", str(folder))
-            random_moment(process, rng)
+            random_moment(process, rng, training_sec)
             before = printed(process)
             moment = ("after training" if "\nTarget " in before else "training" if "step " in before
                       else "start of training" if "2_model: " in before else "before training")

@@ -94,7 +94,8 @@ def execute(config: RunConfig, run: RunFolder) -> int:
 def main(arguments: list[str]) -> int:
     try:
         config, preset = parse(arguments)
-        from lib.corpus import load_corpus, reachable_floor
+        from lib.corpus import load_corpus
+        from lib.floor import reachable_floor
         if config.device not in ("auto", "cpu"):
             from lib.machine import choose_device  # imports torch, so only where there is something to check
             choose_device(config.device)

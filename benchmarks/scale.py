@@ -18,7 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from lib.config import preset_config
-from lib.corpus import Batches, default_text, encoding, load_corpus, loss_floor
+from lib.corpus import Batches, default_text, load_corpus
+from lib.floor import loss_floor
+from lib.tokenizer import encoding
 
 
 def write_text(path: Path, size: int) -> None:

@@ -35,7 +35,7 @@ def ours(batch_size: int, seq_len: int, optimizer: str) -> Callable[[], None]:
     machine = prepare_machine(config)
     tokens = np.random.default_rng(0).integers(50257, size=100_000).astype(np.uint16)
     run = RunFolder(tempfile.mkdtemp())
-    return Trainer(new_model(config, machine), Corpus(run.path, "", "", tokens), config, run, machine)._step
+    return Trainer(new_model(config, machine), Corpus(run.path, "", tokens), config, run, machine)._step
 
 
 def theirs(batch_size: int, seq_len: int) -> Callable[[], None]:

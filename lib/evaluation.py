@@ -20,17 +20,24 @@ def corpus_loss(model: GPT, tokens: np.ndarray, seq_len: int, batch_size: int, m
     left count. `check` is called before each batch and may raise to end it. Leaves the model in eval mode.
     """
     model.eval()
-    text = torch.from_numpy(tokens[offset:].astype(np.int64))
-    whole = (len(text) - 1) // seq_len * seq_len
-    inputs, targets = text[:whole].view(-1, seq_len), text[1:whole + 1].view(-1, seq_len)
-    batches = list(zip(inputs.split(batch_size), targets.split(batch_size), strict=True))
-    if left := len(text) - 1 - whole:
-        last = text[-(seq_len + 1):]
-        batches.append((last[None, :-1], last[None, 1:].clone()))
-        batches[-1][1][:, :-left] = NOT_COUNTED
+    text = tokens[offset:]
+    whole = (len(text) - 1) // seq_len  # windows
     total = 0.0
-    for x, y in batches:
+    for first in range(0, whole, batch_size):
         check()
-        with machine.autocast():
-            total += model(x.to(machine.device), y.to(machine.device)).item() * (y != NOT_COUNTED).sum().item()
+        end = min(first + batch_size, whole) * seq_len
+        part = torch.from_numpy(text[first * seq_len:end + 1].astype(np.int64))
+        total += _loss_sum(model, part[:-1].view(-1, seq_len), part[1:].view(-1, seq_len), machine)
+    if left := len(text) - 1 - whole * seq_len:
+        check()
+        part = torch.from_numpy(text[-(seq_len + 1):].astype(np.int64))
+        targets = part[1:].clone()
+        targets[:-left] = NOT_COUNTED
+        total += _loss_sum(model, part[None, :-1], targets[None], machine)
     return total / (len(text) - 1)
+
+
+def _loss_sum(model: GPT, x: torch.Tensor, y: torch.Tensor, machine: Machine) -> float:
+    """The loss of inputs x and targets y (B, T), summed over the targets that count."""
+    with machine.autocast():
+        return model(x.to(machine.device), y.to(machine.device)).item() * (y != NOT_COUNTED).sum().item()

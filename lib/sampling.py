@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 import torch
 
 from lib.config import RunConfig
-from lib.corpus import encode_prompt, encoding
 from lib.model import GPT, KVCache
+from lib.tokenizer import encode_prompt, encoding
 
 
 def visible_from(length: int, context: int) -> int:

@@ -1,5 +1,6 @@
 """Text, tokens, windows and batches are what they are said to be, and the loss floor is the true one."""
 import collections
+import dataclasses
 import hashlib
 import math
 import os
@@ -13,17 +14,9 @@ from conftest import SHAKESPEARE
 
 from lib import corpus as corpus_module
 from lib.config import ROOT, InputError, preset_config
-from lib.corpus import (
-    DEFAULT_SHA256,
-    Batches,
-    default_text,
-    encoding,
-    load_corpus,
-    loss_floor,
-    reachable_floor,
-    tokenize,
-    window_starts,
-)
+from lib.corpus import DEFAULT_SHA256, Batches, default_text, load_corpus, window_starts
+from lib.floor import loss_floor, reachable_floor
+from lib.tokenizer import encoding, pieces, tokenize
 
 
 def test_the_default_text_is_always_the_same():
@@ -48,7 +41,7 @@ def test_a_missing_default_file_is_made_and_a_changed_package_is_noticed(tmp_pat
 
 def test_the_encoding_needs_no_network(tmp_path):
     code = ("import socket; socket.socket.connect = None\n"
-            "from lib.corpus import encoding; print(encoding().encode_ordinary('Hello, world'))")
+            "from lib.tokenizer import encoding; print(encoding().encode_ordinary('Hello, world'))")
     environment = os.environ | {"TIKTOKEN_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.stdout.strip() == "[15496, 11, 995]", done.stderr
@@ -58,7 +51,7 @@ def test_the_encoding_needs_no_network(tmp_path):
 def test_tiny_shakespeare_gives_338_025_tokens_and_the_known_floors():
     corpus = load_corpus(preset_config("full", input_file=str(SHAKESPEARE)))
     assert len(corpus.tokens) == 338_025 and len(set(corpus.tokens.tolist())) == 11_706
-    assert encoding().decode(corpus.tokens.tolist()) == corpus.text
+    assert encoding().decode_bytes(corpus.tokens.tolist()) == SHAKESPEARE.read_bytes()
     assert loss_floor(corpus.tokens, 64, "random") == pytest.approx(0.1002, abs=5e-5)
     assert loss_floor(corpus.tokens, 256, "epoch") == pytest.approx(0.0251, abs=5e-5)
     assert loss_floor(corpus.tokens, 32, "sequential") == pytest.approx(0.1014, abs=5e-5)
@@ -151,14 +144,34 @@ def test_a_file_that_cannot_be_learned_is_refused(tmp_path, content, message):
         load_corpus(preset_config("tiny", input_file=str(path)))
 
 
-@pytest.mark.parametrize("piece_chars", [1, 40, 1000])
-def test_a_text_cut_into_pieces_has_the_tokens_of_the_whole(piece_chars):
+@pytest.mark.parametrize("piece_bytes", [7, 40, 1000])
+def test_a_text_cut_into_pieces_has_the_tokens_of_the_whole(piece_bytes, tmp_path):
     rng = np.random.default_rng(0)
     alphabet = ["\n", "\n", "\n\n", " ", "  ", "\t", "\r\n", "\x1c", "\u2003", "'s", "a", "Über", "42", ",", "日",
                 "<|endoftext|>"]
     noise = "".join(alphabet[i] for i in rng.integers(len(alphabet), size=20_000))
     for text in (noise, default_text()[:30_000], "", "\n", "no line break"):
-        assert tokenize(text, piece_chars).tolist() == encoding().encode_ordinary(text)
+        (tmp_path / "text.txt").write_bytes(text.encode())
+        cut = list(pieces(tmp_path / "text.txt", piece_bytes))
+        assert "".join(cut) == text and (len(cut) > 1 or len(text) < 20)
+        assert np.concatenate([*tokenize(cut)]).tolist() == encoding().encode_ordinary(text)
+
+
+def test_the_tokens_of_a_large_text_are_kept(tmp_path, monkeypatch, text_file):
+    monkeypatch.setattr(corpus_module, "TOKENS", tmp_path / "tokens")
+    monkeypatch.setattr(corpus_module, "LARGE", 1000)
+    text = tmp_path / "text.txt"
+    text.write_bytes(text_file.read_bytes())
+    config = preset_config("tiny", input_file=str(text), max_tokens=0)
+    first = load_corpus(config)
+    kept = tmp_path / "tokens" / f"{first.sha256}.uint16"
+    assert list(kept.parent.iterdir()) == [kept]
+    assert first.tokens.tolist() == encoding().encode_ordinary(text.read_text("utf-8"))
+    kept.write_bytes(np.full(300, 7, np.uint16))  # so it shows where tokens are read from
+    assert load_corpus(config).tokens.tolist() == [7] * 300
+    assert len(set(load_corpus(dataclasses.replace(config, max_tokens=50)).tokens.tolist())) > 1
+    text.write_text(text.read_text("utf-8") + "Another end.\n", "utf-8")
+    assert load_corpus(config).tokens.tolist()[-4:] == encoding().encode_ordinary("Another end.\n")
 
 
 def test_a_prompt_longer_than_the_context_is_refused(text_file):

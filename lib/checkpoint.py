@@ -65,7 +65,7 @@ def _save_all(checkpoints: list[tuple[dict[str, Any], Path, Path | None]]) -> No
 
 def _copied(content: Any, copies: dict[tuple, torch.Tensor]) -> Any:
     """The same nested dictionaries and lists with copies of their tensors in main memory; `copies` has those that
-    were made before, so that weights that are tied stay one."""
+    were made before, so that several checkpoints share them."""
     if isinstance(content, torch.Tensor):
         key = content.data_ptr(), content.shape
         if key not in copies:

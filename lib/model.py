@@ -111,8 +111,6 @@ class GPT(nn.Module):
         self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd)
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self.lm_head.weight = self.wte.weight  # tied: the head reuses wte, so 124M parameters rather than 163M
         self.apply(self._init_weights)
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -144,11 +142,11 @@ class GPT(nn.Module):
         if cache is not None:
             cache.length += T
             x = x[:, -1:]
-        logits = self.lm_head(x)  # (B, T, V)
+        logits = F.linear(x, self.wte.weight)  # (B, T, V); the head reuses wte: 124M parameters rather than 163M
         if targets is None:
             return logits
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
     def num_parameters(self) -> int:
-        """How many numbers are learned; the tied head counts once."""
+        """How many numbers are learned."""
         return sum(p.numel() for p in self.parameters())

@@ -1,12 +1,17 @@
-"""The training step of GPT-2 124M: this project's against that of transformers, in turns, beside the machine's peak.
+"""The training step of GPT-2 124M: this project's against those of transformers and litgpt, in turns, beside the
+machine's peak.
 
+    pip install litgpt              (optional)
     python benchmarks/step.py [--batch_size 4 --seq_len 128 --rounds 7]      about 4 minutes on two cores
 
-Each contender lives in a process of its own, and only one computes at a time: a round is one step of each. Both compute
-the same: forward, cross-entropy, backward, gradients clipped to norm 1, AdamW, in float32. FLOPs of a step are
-6 x parameters per token and 12 x n_layer x n_embd x seq_len for attention (PaLM, appendix B).
+litgpt's GPT has this shape but rotary positions and a head of its own, 163M parameters. Each contender lives in a
+process of its own, and only one computes at a time: a round is one step of each. All compute the same: forward,
+cross-entropy, backward, gradients clipped to norm 1, AdamW, in float32. FLOPs of a step are 6 x parameters per token
+and 12 x n_layer x n_embd x seq_len for attention (PaLM, appendix B).
 """
 import argparse
+import functools
+import importlib.util
 import multiprocessing
 import resource
 import statistics
@@ -38,15 +43,30 @@ def ours(batch_size: int, seq_len: int, optimizer: str) -> Callable[[], None]:
     return Trainer(new_model(config, machine), Corpus(run.path, "", tokens), config, run, machine)._step
 
 
-def theirs(batch_size: int, seq_len: int) -> Callable[[], None]:
-    """The same step with transformers' GPT2LMHeadModel and torch's AdamW, as their examples write it."""
+def transformers(batch_size: int, seq_len: int) -> Callable[[], None]:
+    """The same step with transformers' GPT2LMHeadModel, as their examples write it."""
     from transformers import GPT2Config, GPT2LMHeadModel
     model = GPT2LMHeadModel(GPT2Config(resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, use_cache=False))
+    return plain_step(model, lambda tokens: model(input_ids=tokens, labels=tokens).loss, batch_size, seq_len)
+
+
+def litgpt(batch_size: int, seq_len: int) -> Callable[[], None]:
+    """The same step with litgpt's GPT and its cross-entropy."""
+    from litgpt.config import Config
+    from litgpt.model import GPT
+    from litgpt.utils import chunked_cross_entropy
+    model = GPT(Config(n_layer=N_LAYER, n_head=12, n_embd=N_EMBD, block_size=1024, vocab_size=50257,
+                       padded_vocab_size=50257, parallel_residual=False, gelu_approximate="tanh"))
+    return plain_step(model, lambda tokens: chunked_cross_entropy(model(tokens), tokens), batch_size, seq_len)
+
+
+def plain_step(model: torch.nn.Module, loss_of: Callable, batch_size: int, seq_len: int) -> Callable[[], None]:
+    """A step as examples write it, with torch's AdamW."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.0)
     tokens = torch.randint(50257, (batch_size, seq_len))
 
     def step() -> None:
-        loss = model(input_ids=tokens, labels=tokens).loss
+        loss = loss_of(tokens)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -67,12 +87,14 @@ def sgemm_peak() -> float:
     return best
 
 
+CONTENDERS = {"transformers": transformers, "litgpt": litgpt,
+              "this project": functools.partial(ours, optimizer="adamw"),
+              "this project, muon": functools.partial(ours, optimizer="muon")}
+
+
 def contender(name: str, batch_size: int, seq_len: int, pipe) -> None:
     """A process: prepare, then do one step for each message and answer with its seconds; at last with its memory."""
-    if name == "transformers":
-        step = theirs(batch_size, seq_len)
-    else:
-        step = ours(batch_size, seq_len, optimizer="muon" if name.endswith("muon") else "adamw")
+    step = CONTENDERS[name](batch_size, seq_len)
     pipe.send(None)
     while pipe.recv():
         begin = time.perf_counter()
@@ -89,7 +111,9 @@ def main() -> None:
     args = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
     pipes = {}
-    for name in ("transformers", "this project", "this project, muon"):
+    for name in CONTENDERS:
+        if name == "litgpt" and not importlib.util.find_spec(name):
+            continue
         pipes[name], end = spawn.Pipe()
         spawn.Process(target=contender, args=(name, args.batch_size, args.seq_len, end), daemon=True).start()
         pipes[name].recv()

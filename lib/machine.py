@@ -6,6 +6,7 @@ import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+import psutil
 import torch
 
 from lib.config import InputError, RunConfig
@@ -75,6 +76,22 @@ def _precision(asked: str, device: str) -> tuple[torch.dtype | None, str]:
 def _processor_has_bf16() -> bool:
     """Whether matrix products in bfloat16 have instructions of their own (AVX512-BF16 or AMX)."""
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def memory_needed(config: RunConfig, parameters: int, machine: Machine) -> int:
+    """Bytes that training takes on its device besides the weights, roughly: gradients, two moments, and what backward
+    needs of a micro-batch."""
+    number = 4 if machine.amp is None else 2
+    block = 16 * config.n_embd * number  # kept of a token: two norms, query, key, value, head outputs, 8 C of the MLP
+    logits = 50257 * (number + 4 + 4)  # of a token: themselves, their logarithms of probability and their gradients
+    return 12 * parameters + config.batch_size * config.seq_len * (config.n_layer * block + logits)
+
+
+def memory_free(device: torch.device) -> int:
+    """Bytes that a device has left for a run."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
 
 
 def _keep_freed_memory() -> None:

@@ -12,7 +12,7 @@ from lib.checkpoint import CheckpointWriter, load_checkpoint, require_space
 from lib.config import InputError, RunConfig
 from lib.corpus import Batches, Corpus
 from lib.evaluation import corpus_loss
-from lib.machine import Machine
+from lib.machine import Machine, memory_free, memory_needed
 from lib.model import GPT, GPTConfig
 from lib.optimizer import make_optimizers, rate_factor
 from lib.progress import Progress
@@ -78,6 +78,10 @@ class Trainer:
                  f"{c.tokens_per_step:,} tokens a step, {self.machine.name()}, {self.machine.precision}")
         if self.machine.notice:
             self.say(self.machine.notice)
+        needed, free = memory_needed(c, self.model.num_parameters(), self.machine), memory_free(self.machine.device)
+        if needed > free:
+            self.say(f"about {needed / 1e9:.1f} GB of memory are needed and {free / 1e9:.1f} GB free: if that fails, "
+                     "a lower --batch_size with --grad_accum raised by the same factor needs less for the same steps")
         self._called = time.perf_counter()
         self._began = self._called - p.elapsed_sec
         self._report("running")

@@ -16,6 +16,7 @@ from lib import training
 from lib.checkpoint import load_checkpoint, load_model
 from lib.config import InputError
 from lib.evaluation import corpus_loss
+from lib.machine import memory_needed
 from lib.model import GPT
 from lib.progress import Progress
 from lib.provenance import provenance
@@ -107,6 +108,16 @@ def test_a_target_exactly_met_is_not_below_it(config, corpus, machine, monkeypat
 def test_a_run_of_less_than_an_epoch_leaves_the_whole_text_unmeasured(config, corpus, machine):
     summary = trainer(config, corpus, machine, steps=2).train()
     assert summary["corpus_loss"] is None and "unmeasured" in summary["verdict"]
+
+
+def test_a_machine_with_too_little_memory_is_told_of_what_would_need_less(config, corpus, machine, monkeypatch):
+    t = trainer(config, corpus, machine, steps=1)
+    needed = memory_needed(config, t.model.num_parameters(), machine)
+    assert 12 * t.model.num_parameters() < needed < 0.2e9
+    for free in (needed, needed - 1):
+        monkeypatch.setattr("lib.training.memory_free", lambda device, free=free: free)
+        t.train()
+    assert t.run.log_file.read_text().count("--grad_accum") == 1
 
 
 def test_max_hours_ends_a_run(config, corpus, machine):

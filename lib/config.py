@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import math
 import os
+import shlex
 import shutil
 import sys
 from dataclasses import dataclass
@@ -181,6 +182,20 @@ def preset_config(preset: str, **changes: Any) -> RunConfig:
     for name in changes:
         _known("parameter", name, RunConfig.__dataclass_fields__)
     return RunConfig(**PRESETS[preset] | changes)
+
+
+def command_line(config: RunConfig) -> str:
+    """The shortest command that asks for a configuration: the nearest preset, and what differs from it."""
+    where = ("out_dir", "resume")
+    changes = {}
+    for preset in PRESETS:
+        usual = preset_config(preset)
+        changes[preset] = {name: value for name, value in dataclasses.asdict(config).items()
+                           if name not in where and value != getattr(usual, name)}
+    nearest = min(changes, key=lambda preset: len(changes[preset]))
+    options = [f"--{name}" if value is True else f"--{name} {shlex.quote(str(value))}"
+               for name, value in changes[nearest].items()]
+    return " ".join(["python run_training.py --preset", nearest, *options])
 
 
 def notebook_config(cell: dict[str, Any]) -> RunConfig:

@@ -105,6 +105,7 @@ class RunFolder:
         self.previous_checkpoint = self.path / "checkpoints" / "previous.pt"  # what last.pt was before
         self.best_checkpoint = self.path / "checkpoints" / "best.pt"
         self.report = self.path / "report.html"
+        self.loss_curve = self.path / "logs" / "loss_curve.png"
         self.stop_file = self.path / "STOP"  # while it is there, training stops after the step it is at
 
     def notebook(self, name: str) -> Path:

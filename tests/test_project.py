@@ -1,8 +1,13 @@
 """What the project promises on paper agrees with what is in it."""
 import re
+import shlex
 import tomllib
 
+import tree_sitter_powershell
+from tree_sitter import Language, Node, Parser
+
 from lib.config import ROOT
+from run_training import parse
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -33,3 +38,25 @@ def test_the_readme_has_the_two_lines():
 def test_texts_and_runs_are_never_committed():
     ignored = (ROOT / ".gitignore").read_text().splitlines()
     assert {"/runs/*", "/data/*", ".venv/"} <= set(ignored) and "lib/" not in ignored
+
+
+def powershell(script: bytes) -> Node:
+    return Parser(Language(tree_sitter_powershell.language())).parse(script).root_node
+
+
+def assigned(node: Node) -> dict[str, list[str]]:
+    """The quoted words in the value of each variable a script sets, the last time it does."""
+    if node.type == "assignment_expression":
+        name, _, words = node.text.decode().partition("=")
+        return {name.strip(): shlex.split(" ".join(re.findall(r"'[^']*'", words)))}
+    return {name: words for child in node.children for name, words in assigned(child).items()}
+
+
+def test_the_powershell_script_can_be_read_and_asks_for_parameters_there_are():
+    script = (ROOT / "training.ps1").read_bytes()
+    assert script.isascii()  # Windows PowerShell 5 takes anything else for another encoding
+    assert not powershell(script).has_error and powershell(script.replace(b"@(", b"@@(", 1)).has_error
+    words = assigned(powershell(script))
+    config, preset = parse(["--out_dir", *words["$outDir"], *words["$recipe"], *words["$limits"]])
+    assert preset == "full" and config.max_hours == 9 and config.out_dir == "runs/overnight"
+    assert script.rstrip().endswith(b"& $python run_training.py @trainArgs\nexit $LASTEXITCODE")

@@ -1,6 +1,7 @@
 """Figures: each function returns one, labelled with units, drawn for a reader who may not tell red from green."""
 import base64
 import io
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -60,6 +61,27 @@ def loss_curve(metrics: pd.DataFrame, target: float, floor: float, by: str = "st
              ylabel="loss (nats per token)", yscale="log")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.legend(loc="best", fontsize=9)
+    return figure
+
+
+@rc_context(STYLE)
+def loss_curves(metrics: dict[str, pd.DataFrame], target: float, by: str = "tokens") -> Figure:
+    """The mean loss over the last epoch of several runs, by name, and their passes over all tokens, on a log scale.
+
+    `by` names what to draw against: tokens or elapsed_sec.
+    """
+    figure, axes = _new()
+    styles = itertools.product(("-", "--", ":", "-."), (BLUE, ORANGE, GREEN, SKY, GREY))
+    for (name, table), (line, color) in zip(metrics.items(), itertools.cycle(styles)):
+        thin = table.iloc[::-(-len(table) // POINTS) or 1]
+        axes.plot(thin[by], thin["mean_loss"], color=color, linestyle=line, linewidth=1.5, label=name)
+        passes = table[table["corpus_loss"].notna()]
+        axes.plot(passes[by], passes["corpus_loss"], "o", color=color, markersize=5)
+    axes.axhline(target, color=GREY, linestyle=(0, (1, 1)), linewidth=1.2, label=f"target {target:g}")
+    axes.set(xlabel={"tokens": "tokens trained on", "elapsed_sec": "seconds of training"}[by],
+             ylabel="mean loss of an epoch (nats per token)", xscale="log", yscale="log")
+    if len(metrics) <= 10:  # more names would hide the curves
+        axes.legend(loc="best", fontsize=8)
     return figure
 
 

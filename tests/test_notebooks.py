@@ -68,6 +68,8 @@ def test_parameters_cells_show_the_preset_notebook(notebook):
         assert type(value).__name__ == kind
         if name == "preset":
             assert value == "notebook"
+        elif name == "runs":
+            assert value == "runs/*"
         else:
             assert value == shown[name] and comment == comments[name]
     if "preset" in names and "steps" in names:

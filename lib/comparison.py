@@ -1,0 +1,50 @@
+"""Several runs side by side."""
+from dataclasses import asdict
+
+import pandas as pd
+
+from lib.config import ROOT, InputError
+from lib.run_folder import RunFolder
+
+WHERE = ("out_dir", "resume")  # parameters that say nothing about what was done
+# What the project this one grew from published of its run: GPT-2 124M, tiny Shakespeare, stopped on one minibatch
+SEED_RUN = {"run": "the seed's run", "state": "one minibatch < 0.1", "loss of the last step": 0.0899,
+            "tokens trained on": 39_400_000, "minutes": 41.0, "pseudo-epochs": 117.0, "tokens of text": 338_025,
+            "device": "RTX 4060 Ti"}
+FORMS = {"loss over all tokens": "{:.6f}", "windows moved": "{:.6f}", "loss of the last step": "{:.6f}",
+         "tokens trained on": "{:,.0f}", "pseudo-epochs": "{:.1f}", "minutes": "{:.1f}", "tokens of text": "{:,.0f}"}
+
+
+def find_runs(patterns: str) -> list[RunFolder]:
+    """The runs that globs, separated by spaces and relative to the project folder, find, by name; each once.
+
+    Raises InputError where there is none that has logged a step.
+    """
+    folders = {path for pattern in patterns.split() for path in ROOT.glob(pattern)}
+    runs = [run for run in map(RunFolder, sorted(folders)) if run.config_file.exists() and run.metrics_file.exists()]
+    if not runs:
+        raise InputError(f"{patterns!r} finds no run that has logged a step: name others, runs/*full* for instance")
+    return runs
+
+
+def leaderboard(runs: list[RunFolder]) -> pd.DataFrame:
+    """A row of words for each run and one for the seed's, those with the lowest loss over all tokens first."""
+    rows = []
+    for run in runs:
+        _, facts = run.read_config()
+        summary = run.read_summary()
+        rows.append({"run": run.path.name, "state": summary["state"], "loss over all tokens": summary["corpus_loss"],
+                     "windows moved": summary["shifted_loss"], "loss of the last step": summary["loss"],
+                     "tokens trained on": summary["tokens"], "pseudo-epochs": summary["epochs"],
+                     "minutes": summary["elapsed_sec"] / 60, "tokens of text": facts["corpus"]["tokens"],
+                     "device": facts["machine"]["device"]})
+    table = pd.DataFrame([*rows, SEED_RUN], columns=list(rows[0])).sort_values("loss over all tokens", kind="stable")
+    for column, form in FORMS.items():
+        table[column] = ["unmeasured" if pd.isna(value) else form.format(value) for value in table[column]]
+    return table.set_index("run")
+
+
+def differing_parameters(runs: list[RunFolder]) -> pd.DataFrame:
+    """The parameters that are not the same in all runs, a row for each, a column for each run."""
+    table = pd.DataFrame({run.path.name: asdict(run.read_config()[0]) for run in runs}).drop(index=list(WHERE))
+    return table[table.map(repr).nunique(axis=1) > 1]

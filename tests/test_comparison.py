@@ -1,0 +1,48 @@
+"""Runs side by side show what their files say."""
+
+import pytest
+
+from lib.comparison import differing_parameters, find_runs, leaderboard
+from lib.config import InputError, preset_config, relative_to_root
+from lib.plots import loss_curves
+from lib.run_folder import METRICS, RunFolder
+
+
+def made(path, name: str, corpus_loss: float | None, **changes) -> RunFolder:
+    run = RunFolder(path / name)
+    run.path.mkdir()
+    config = preset_config("tiny", out_dir=str(run.path), **changes)
+    run.write_config(config, {"corpus": {"tokens": 512}, "machine": {"device": "a processor"}})
+    for step in (1, 2, 3):
+        run.append_metrics(dict.fromkeys(METRICS, 1.5) | {"step": step, "tokens": 128 * step, "corpus_loss": None})
+    run.write_summary(dict(state="limit", corpus_loss=corpus_loss, shifted_loss=None, loss=1.25, tokens=384,
+                           epochs=0.75, elapsed_sec=90, step=3))
+    return run
+
+
+def test_the_run_with_the_lowest_loss_leads_and_unmeasured_ones_come_last(tmp_path):
+    made(tmp_path, "b", 0.5), made(tmp_path, "a", 0.0912345678), made(tmp_path, "c", None, lr=1e-4)
+    (tmp_path / "not-a-run").mkdir()
+    runs = find_runs(f"{relative_to_root(tmp_path)}/*  {relative_to_root(tmp_path)}/a")
+    assert [run.path.name for run in runs] == ["a", "b", "c"]
+    table = leaderboard(runs)
+    assert list(table.index) == ["a", "b", "c", "the seed's run"]
+    assert list(table["loss over all tokens"]) == ["0.091235", "0.500000", "unmeasured", "unmeasured"]
+    assert list(table.loc["a"][["minutes", "tokens trained on", "pseudo-epochs"]]) == ["1.5", "384", "0.8"]
+    assert table.loc["the seed's run", "tokens trained on"] == "39,400,000"
+    differences = differing_parameters(runs)
+    assert list(differences.index) == ["lr"] and list(differences.loc["lr"]) == [3e-3, 3e-3, 1e-4]
+    assert not len(differing_parameters(runs[:2]))
+
+
+@pytest.mark.parametrize("by", ["tokens", "elapsed_sec"])
+def test_every_run_has_a_curve(tmp_path, by):
+    run = made(tmp_path, "a", 0.5)
+    axes, = loss_curves({str(i): run.read_metrics() for i in range(3)}, target=0.1, by=by).axes
+    assert len({line.get_color() for line in axes.lines if len(line.get_xdata()) == 3}) == 3
+    assert axes.get_yscale() == "log"
+
+
+def test_globs_that_find_nothing_are_refused(tmp_path):
+    with pytest.raises(InputError, match="finds no run"):
+        find_runs(relative_to_root(tmp_path / "*"))

@@ -63,6 +63,7 @@ def parse(arguments: list[str]) -> tuple[RunConfig, str]:
 def execute(config: RunConfig, run: RunFolder) -> int:
     """Run the notebooks and write the report, whatever becomes of them; returns the exit code."""
     # papermill and nbconvert take two seconds to import, which --help and a mistyped argument need not wait for
+    from lib.index import write_index
     from lib.notebooks import Screen, is_complete, run_notebook
     from lib.report import CHAPTERS, write_report
 
@@ -87,6 +88,8 @@ def execute(config: RunConfig, run: RunFolder) -> int:
             run.record_end(outcomes[name])
             print(run.read_summary()["verdict"], file=screen, flush=True)
     print(f"report: {relative_to_root(write_report(run))}", file=screen, flush=True)
+    if run.path.parent == ROOT / "runs":
+        print(f"all runs: {relative_to_root(write_index(run.path.parent))}", file=screen, flush=True)
     ends = [outcome for outcome in ("died", "failed") if outcome in outcomes.values()]
     return EXIT_CODES[ends[0] if ends else run.read_summary()["state"]]
 

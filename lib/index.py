@@ -1,0 +1,52 @@
+"""All runs -> one page, runs/index.html: a table to sort and to filter, with a small curve for each."""
+import contextlib
+import math
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader
+
+from lib.run_folder import RunFolder
+from lib.whole_file import write_whole
+
+TEMPLATES = Path(__file__).parent / "index_template"
+FIGURES = {"loss over all tokens": ("corpus_loss", "{:.6f}"), "windows moved": ("shifted_loss", "{:.6f}"),
+           "tokens trained on": ("tokens", "{:,}"), "steps": ("step", "{:,}"), "minutes": ("elapsed_sec", "{:,.1f}")}
+WIDTH, HEIGHT = 120, 28  # of a curve, in pixels
+
+
+def write_index(folder: Path) -> Path:
+    """Write index.html into a folder of runs, the latest first; what has not begun to train, or is no run, is left
+    out."""
+    rows = []
+    for summary in sorted(folder.glob("*/summary.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # of somebody else's file of that name
+            rows.append(_row(RunFolder(summary.parent)))
+    # escapes every value: a folder may have any name
+    template = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True).get_template("index.html.j2")
+    write_whole(template.render(columns=["run", "state", *FIGURES], rows=rows), folder / "index.html")
+    return folder / "index.html"
+
+
+def _row(run: RunFolder) -> dict[str, Any]:
+    """What the page shows of a run; cells are (value to sort by, text), empty where nothing was measured."""
+    summary = run.read_summary()
+    summary["elapsed_sec"] = summary["elapsed_sec"] / 60 if "elapsed_sec" in summary else None
+    cells = [(summary["state"], summary["state"])]
+    for name, form in FIGURES.values():
+        value = summary.get(name)
+        cells.append(("", "") if value is None else (value, form.format(value)))
+    losses = run.sketch_losses()
+    return {"name": run.path.name, "report": f"{run.path.name}/report.html" if run.report.exists() else "",
+            "cells": cells, "curve": _curve(losses),
+            "told": f"mean loss from {losses[0][1]:.2f} to {losses[-1][1]:.3f}" if losses else ""}
+
+
+def _curve(losses: list[tuple[int, float]]) -> str:
+    """(step, loss) pairs as the points of an SVG polyline, the loss on a log scale from 0.05 to 11."""
+    if len(losses) < 2:
+        return ""
+    low, high, last = math.log(0.05), math.log(11), losses[-1][0]
+    return " ".join(f"{1 + (WIDTH - 2) * step / last:.1f},"
+                    f"{1 + (HEIGHT - 2) * (high - math.log(min(max(loss, 0.05), 11))) / (high - low):.1f}"
+                    for step, loss in losses)

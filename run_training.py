@@ -4,9 +4,10 @@
     python run_training.py --preset full           the whole text
     python run_training.py --input_file my.txt --preset excerpt
     python run_training.py --resume runs/NAME      go on with a run that was stopped
+    python run_training.py --reproduce runs/NAME   do a run again, and compare
 
 The exit code says how it ended: 0 target reached, 1 a notebook failed, 2 bad arguments, 3 stopped by a limit,
-130 stopped by the user, 138 the notebook's kernel died.
+4 a run was not reproduced, 130 stopped by the user, 138 the notebook's kernel died.
 """
 import argparse
 import dataclasses
@@ -23,7 +24,7 @@ from lib.stopping import interrupts_become
 from lib.whole_file import sweep
 
 INTRODUCTION, TRAINING, RESULTS = ("1_data", "2_model"), "3_training", "4_results"
-EXIT_CODES = {"reached": 0, "failed": 1, "limit": 3, "stopped": 130, "died": 138}
+EXIT_CODES = {"reached": 0, "failed": 1, "limit": 3, "not reproduced": 4, "stopped": 130, "died": 138}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,22 +33,30 @@ class Arguments(RunConfig):
 
     # values to start from; auto: excerpt without a GPU, full with one, plain for an --input_file of yours
     preset: Literal["auto", *PRESETS] = "auto"
+    reproduce: str = ""  # do this run again in a folder of its own, and say whether the losses agree
 
 
-def parse(arguments: list[str]) -> tuple[RunConfig, str]:
-    """The configuration a command line asks for, its paths relative to the project, and the name of its preset.
+def parse(arguments: list[str]) -> tuple[RunConfig, str, str]:
+    """The configuration a command line asks for, its paths relative to the project, the name of its preset, and the run
+    it is to reproduce, if any.
 
-    What is not given comes from the preset, or from the run to be resumed. Raises InputError; SystemExit for --help
-    and for arguments that cannot be read.
+    What is not given comes from the preset, or from the run to be resumed or reproduced. Raises InputError; SystemExit
+    for --help and for arguments that cannot be read.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="")
     first.add_argument("--input_file", "--input-file", default="")
     first.add_argument("--resume", default="")
+    first.add_argument("--reproduce", default="")
     early, _ = first.parse_known_args(arguments)
+    if early.resume and early.reproduce:
+        raise InputError("--resume goes on with a run and --reproduce does it again: choose one")
     if early.resume:
         run = resumed_run(str(Path.cwd() / early.resume))
         preset, base = "resumed", dataclasses.replace(run.read_config()[0], out_dir=str(run.path))
+    elif early.reproduce:
+        original = RunFolder(Path.cwd() / early.reproduce)
+        preset, base = "reproduced", dataclasses.replace(original.read_config()[0], out_dir="", resume="")
     elif {"-h", "--help"} & set(arguments):
         preset, base = "auto", preset_config("excerpt")
     else:
@@ -57,7 +66,7 @@ def parse(arguments: list[str]) -> tuple[RunConfig, str]:
     given = tyro.cli(Arguments, default=Arguments(**dataclasses.asdict(base)), args=arguments, use_underscores=True,
                      prog="run_training.py", description=__doc__)
     config = RunConfig(**{field.name: getattr(given, field.name) for field in dataclasses.fields(RunConfig)})
-    return config.located(Path.cwd()), preset
+    return config.located(Path.cwd()), preset, early.reproduce
 
 
 def execute(config: RunConfig, run: RunFolder) -> int:
@@ -96,7 +105,7 @@ def execute(config: RunConfig, run: RunFolder) -> int:
 
 def main(arguments: list[str]) -> int:
     try:
-        config, preset = parse(arguments)
+        config, preset, reproduce = parse(arguments)
         from lib.corpus import load_corpus
         from lib.floor import reachable_floor
         if config.device not in ("auto", "cpu"):
@@ -104,6 +113,10 @@ def main(arguments: list[str]) -> int:
             choose_device(config.device)
         corpus = load_corpus(config)
         reachable_floor(corpus.tokens, config)
+        original = RunFolder(Path.cwd() / reproduce) if reproduce else None
+        if original and original.read_config()[1]["corpus"]["sha256"] != corpus.sha256:
+            raise InputError(f"{config.input_file} is not the text that {original.path.name} learned: name that one "
+                             "with --input_file")
         run = open_run(config, preset, corpus.sha256)
     except InputError as error:
         print(f"run_training.py: {error}", file=sys.stderr)
@@ -111,7 +124,13 @@ def main(arguments: list[str]) -> int:
     try:
         with interrupts_become(run.stop_file):
             print(f"run folder: {relative_to_root(run.path)}", flush=True)
-            return execute(config, run)
+            code = execute(config, run)
+            if not original or code not in (EXIT_CODES["reached"], EXIT_CODES["limit"]):
+                return code
+            from lib.comparison import agreement
+            agrees, words = agreement(run, original)
+            print(words)
+            return code if agrees else EXIT_CODES["not reproduced"]
     except (OSError, InputError) as error:  # no room for the summary or the report
         print(f"run_training.py: {error}; {run.advice()}", file=sys.stderr)
         return EXIT_CODES["failed"]

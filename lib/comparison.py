@@ -44,6 +44,21 @@ def leaderboard(runs: list[RunFolder]) -> pd.DataFrame:
     return table.set_index("run")
 
 
+def agreement(run: RunFolder, original: RunFolder) -> tuple[bool, str]:
+    """Whether a run repeats another, and that in words: by every figure of the logged losses, or else, as on another
+    machine, where sums are rounded in another order, by mean losses within 1 %."""
+    both = run.read_metrics().merge(original.read_metrics(), on="step", suffixes=("", "_before"))
+    name = original.path.name
+    if not len(both):
+        return False, f"Not reproduced: no logged step in common with {name}"
+    if (both["loss"] == both["loss_before"]).all():
+        return True, f"Reproduced: the losses of all {len(both):,} logged steps are those of {name}, bit for bit"
+    difference = (both["mean_loss"] / both["mean_loss_before"] - 1).abs()
+    worst = both["step"][difference.idxmax()]
+    words = f"the mean losses are within {difference.max():.2%} of those of {name}, at step {worst:,}"
+    return bool(difference.max() <= 0.01), ("Reproduced: " if difference.max() <= 0.01 else "Not reproduced: ") + words
+
+
 def differing_parameters(runs: list[RunFolder]) -> pd.DataFrame:
     """The parameters that are not the same in all runs, a row for each, a column for each run."""
     table = pd.DataFrame({run.path.name: asdict(run.read_config()[0]) for run in runs}).drop(index=list(WHERE))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lib.comparison import differing_parameters, find_runs, leaderboard
+from lib.comparison import agreement, differing_parameters, find_runs, leaderboard
 from lib.config import InputError, preset_config, relative_to_root
 from lib.plots import loss_curves
 from lib.run_folder import METRICS, RunFolder
@@ -41,6 +41,19 @@ def test_every_run_has_a_curve(tmp_path, by):
     axes, = loss_curves({str(i): run.read_metrics() for i in range(3)}, target=0.1, by=by).axes
     assert len({line.get_color() for line in axes.lines if len(line.get_xdata()) == 3}) == 3
     assert axes.get_yscale() == "log"
+
+
+def test_a_run_is_reproduced_by_equal_losses_or_by_close_means(tmp_path):
+    original, same, close, other = (made(tmp_path, name, 0.5) for name in ("original", "same", "close", "other"))
+    close.metrics_file.write_text(close.metrics_file.read_text().replace("384,1.5,1.5", "384,1.4,1.5149"))
+    other.metrics_file.write_text(other.metrics_file.read_text().replace("384,1.5,1.5", "384,1.4,1.5151"))
+    assert agreement(same, original) == (True, "Reproduced: the losses of all 3 logged steps are those of original, "
+                                               "bit for bit")
+    assert agreement(close, original) == (True, "Reproduced: the mean losses are within 0.99% of those of original, at "
+                                                "step 3")
+    assert agreement(other, original)[0] is False and "Not reproduced" in agreement(other, original)[1]
+    other.metrics_file.write_text(other.metrics_file.read_text().splitlines()[0] + "\n")
+    assert agreement(other, original) == (False, "Not reproduced: no logged step in common with original")
 
 
 def test_globs_that_find_nothing_are_refused(tmp_path):

@@ -57,6 +57,6 @@ def test_the_powershell_script_can_be_read_and_asks_for_parameters_there_are():
     assert script.isascii()  # Windows PowerShell 5 takes anything else for another encoding
     assert not powershell(script).has_error and powershell(script.replace(b"@(", b"@@(", 1)).has_error
     words = assigned(powershell(script))
-    config, preset = parse(["--out_dir", *words["$outDir"], *words["$recipe"], *words["$limits"]])
+    config, preset, _ = parse(["--out_dir", *words["$outDir"], *words["$recipe"], *words["$limits"]])
     assert preset == "full" and config.max_hours == 9 and config.out_dir == "runs/overnight"
     assert script.rstrip().endswith(b"& $python run_training.py @trainArgs\nexit $LASTEXITCODE")

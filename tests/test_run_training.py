@@ -1,5 +1,6 @@
 """The whole thing as a person starts it: one command, its files, its report, its exit code."""
 import csv
+import dataclasses
 import html.parser
 import json
 import os
@@ -110,6 +111,31 @@ def test_the_report_is_one_page_that_needs_nothing_else(finished):
     assert len(text) < 3_000_000
 
 
+def test_a_run_is_done_again_and_compared(finished, tmp_path, monkeypatch, capsys):
+    original, _ = finished
+    asked = []
+
+    def execute(config, run):
+        asked.append(config)
+        metrics = original.read_metrics()
+        metrics[["loss", "mean_loss"]] *= 1 if len(asked) == 1 else 1.02
+        run.metrics_file.parent.mkdir()
+        metrics.to_csv(run.metrics_file, index=False)
+        return 0
+
+    monkeypatch.setattr(run_training, "execute", execute)
+    for expected, words in ((0, "bit for bit"), (4, "Not reproduced: the mean losses")):
+        folder = tmp_path / f"again-{expected}"
+        assert run_training.main(["--reproduce", str(original.path), "--out_dir", str(folder)]) == expected
+        assert words in capsys.readouterr().out
+        assert dataclasses.replace(asked[-1], out_dir="") == dataclasses.replace(original.read_config()[0], out_dir="")
+    other = tmp_path / "other.txt"
+    other.write_text("Another text. " * 400)
+    for arguments, message in ((["--input_file", str(other)], "is not the text"), (["--resume", "x"], "choose one")):
+        assert run_training.main(["--reproduce", str(original.path), *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_a_run_that_meets_its_limit_exits_3_and_goes_on_with_resume(tmp_path):
     run = RunFolder(tmp_path / "run")
     done = start("--preset", "tiny", "--steps", 20, "--out_dir", run.path)
@@ -178,7 +204,7 @@ def test_the_seeds_command_lines_mean_what_they_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line = ("--input_file data/input.txt --out_dir out --steps 200000 --batch_size 8 --seq_len 256 --grad_accum 4 "
             "--lr 3e-4 --log_every 50 --save_every 2000 --sample_every 2000 --randomize_batches --amp fp16 --compile")
-    config, preset = run_training.parse(line.split())
+    config, preset, _ = run_training.parse(line.split())
     assert preset == "plain" and config.max_tokens == 0 and config.lr_schedule == "constant"
     assert (config.steps, config.batch_size, config.seq_len, config.grad_accum, config.lr) == (200_000, 8, 256, 4, 3e-4)
     assert config.order == "random" and config.compile and config.amp == "fp16"
@@ -188,16 +214,16 @@ def test_the_seeds_command_lines_mean_what_they_said(tmp_path, monkeypatch):
 
 
 def test_a_flag_wins_over_its_preset():
-    config, preset = run_training.parse(["--preset", "tiny", "--steps", "7"])
+    config, preset, _ = run_training.parse(["--preset", "tiny", "--steps", "7"])
     assert (preset, config.steps, config.n_layer) == ("tiny", 7, 2)
 
 
 def test_what_a_run_depends_on_cannot_change_when_it_goes_on(finished):
     run, _ = finished
     sha256 = run.read_config()[1]["corpus"]["sha256"]
-    config, _ = run_training.parse(["--resume", str(run.path), "--steps", "500", "--target_loss", "3"])
+    config, *_ = run_training.parse(["--resume", str(run.path), "--steps", "500", "--target_loss", "3"])
     assert open_run(config, "resumed", sha256).path == run.path
-    config, _ = run_training.parse(["--resume", str(run.path), "--n_layer", "3"])
+    config, *_ = run_training.parse(["--resume", str(run.path), "--n_layer", "3"])
     with pytest.raises(InputError, match=r"n_layer was 2 .* cannot become 3"):
         open_run(config, "resumed", sha256)
 

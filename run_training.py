@@ -98,7 +98,10 @@ def execute(config: RunConfig, run: RunFolder) -> int:
             print(run.read_summary()["verdict"], file=screen, flush=True)
     print(f"report: {relative_to_root(write_report(run))}", file=screen, flush=True)
     if run.path.parent == ROOT / "runs":
-        print(f"all runs: {relative_to_root(write_index(run.path.parent))}", file=screen, flush=True)
+        try:
+            print(f"all runs: {relative_to_root(write_index(run.path.parent))}", file=screen, flush=True)
+        except (OSError, ValueError) as error:  # this run is done all the same
+            print(f"the list of all runs could not be written: {error}", file=screen, flush=True)
     ends = [outcome for outcome in ("died", "failed") if outcome in outcomes.values()]
     return EXIT_CODES[ends[0] if ends else run.read_summary()["state"]]
 
@@ -117,6 +120,8 @@ def main(arguments: list[str]) -> int:
         if original and original.read_config()[1]["corpus"]["sha256"] != corpus.sha256:
             raise InputError(f"{config.input_file} is not the text that {original.path.name} learned: name that one "
                              "with --input_file")
+        if original and not original.sketch_losses():
+            raise InputError(f"{original.path.name} has logged no step to compare with: reproduce another run")
         run = open_run(config, preset, corpus.sha256)
     except InputError as error:
         print(f"run_training.py: {error}", file=sys.stderr)

@@ -5,7 +5,6 @@ import pickle
 import shutil
 import sys
 import threading
-from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,10 @@ def save_checkpoint(content: dict[str, Any], path: Path, predecessor: Path | Non
     require_space(path.parent, _bytes(content))
     with whole_file(path, predecessor) as file:
         sealing = Sealing(file)
-        torch.save(content, sealing)
+        try:
+            torch.save(content, sealing)
+        except RuntimeError as error:  # torch's own, about an archive that it could not end after a failed write
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
         sealing.seal()
 
 
@@ -37,7 +39,7 @@ class CheckpointWriter:
         self._thread = ThreadPoolExecutor(max_workers=1, initializer=_step_back)
         self._writing: Future | None = None
 
-    def write(self, checkpoints: Iterable[tuple[dict[str, Any], Path, Path | None]]) -> None:
+    def write(self, checkpoints: list[tuple[dict[str, Any], Path, Path | None]]) -> None:
         """Copy contents and begin to save each at its path, with a predecessor or None; tensors that several of them
         share are copied once. Raises OSError where the checkpoints before these could not be saved."""
         self.settle()
@@ -48,14 +50,18 @@ class CheckpointWriter:
     def settle(self, wait: bool = True) -> None:
         """Raise the OSError of a writing that failed; by default after waiting for the end of the one under way."""
         if self._writing and (wait or self._writing.done()):
-            writing, self._writing = self._writing, None
-            writing.result()
+            try:
+                self._writing.result()
+            finally:
+                if self._writing.done():  # an interrupt ends the wait, not the writing
+                    self._writing = None
 
 
 def _step_back() -> None:
     """Leave the cores to training, whose steps would otherwise take twice as long beside this thread."""
     if sys.platform == "linux":  # where a thread has a priority of its own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, max(10, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 def _save_all(checkpoints: list[tuple[dict[str, Any], Path, Path | None]]) -> None:

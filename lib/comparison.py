@@ -1,12 +1,13 @@
 """Several runs side by side."""
+import glob
+import os
 from dataclasses import asdict
 
 import pandas as pd
 
-from lib.config import ROOT, InputError
+from lib.config import PLACES, ROOT, InputError, relative_to_root
 from lib.run_folder import RunFolder
 
-WHERE = ("out_dir", "resume")  # parameters that say nothing about what was done
 # What the project this one grew from published of its run: GPT-2 124M, tiny Shakespeare, stopped on one minibatch
 SEED_RUN = {"run": "the seed's run", "state": "one minibatch < 0.1", "loss of the last step": 0.0899,
             "tokens trained on": 39_400_000, "minutes": 41.0, "pseudo-epochs": 117.0, "tokens of text": 338_025,
@@ -16,12 +17,13 @@ FORMS = {"loss over all tokens": "{:.6f}", "windows moved": "{:.6f}", "loss of t
 
 
 def find_runs(patterns: str) -> list[RunFolder]:
-    """The runs that globs, separated by spaces and relative to the project folder, find, by name; each once.
+    """The runs that globs, separated by spaces and relative to the project folder, find, in order; each once.
 
     Raises InputError where there is none that has logged a step.
     """
-    folders = {path for pattern in patterns.split() for path in ROOT.glob(pattern)}
-    runs = [run for run in map(RunFolder, sorted(folders)) if run.config_file.exists() and run.metrics_file.exists()]
+    folders = {os.path.realpath(path) for pattern in patterns.split()
+               for path in glob.glob(os.path.join(ROOT, pattern))}
+    runs = [run for run in map(RunFolder, sorted(folders)) if run.config_file.exists() and run.sketch_losses()]
     if not runs:
         raise InputError(f"{patterns!r} finds no run that has logged a step: name others, runs/*full* for instance")
     return runs
@@ -33,8 +35,9 @@ def leaderboard(runs: list[RunFolder]) -> pd.DataFrame:
     for run in runs:
         _, facts = run.read_config()
         summary = run.read_summary()
-        rows.append({"run": run.path.name, "state": summary["state"], "loss over all tokens": summary["corpus_loss"],
-                     "windows moved": summary["shifted_loss"], "loss of the last step": summary["loss"],
+        rows.append({"run": relative_to_root(run.path), "state": summary["state"],
+                     "loss over all tokens": summary["corpus_loss"], "windows moved": summary["shifted_loss"],
+                     "loss of the last step": summary["loss"],
                      "tokens trained on": summary["tokens"], "pseudo-epochs": summary["epochs"],
                      "minutes": summary["elapsed_sec"] / 60, "tokens of text": facts["corpus"]["tokens"],
                      "device": facts["machine"]["device"]})
@@ -52,7 +55,7 @@ def agreement(run: RunFolder, original: RunFolder) -> tuple[bool, str]:
     if not len(both):
         return False, f"Not reproduced: no logged step in common with {name}"
     if (both["loss"] == both["loss_before"]).all():
-        return True, f"Reproduced: the losses of all {len(both):,} logged steps are those of {name}, bit for bit"
+        return True, f"Reproduced: the losses of {len(both):,} steps that both logged are those of {name}, bit for bit"
     difference = (both["mean_loss"] / both["mean_loss_before"] - 1).abs()
     worst = both["step"][difference.idxmax()]
     words = f"the mean losses are within {difference.max():.2%} of those of {name}, at step {worst:,}"
@@ -61,5 +64,6 @@ def agreement(run: RunFolder, original: RunFolder) -> tuple[bool, str]:
 
 def differing_parameters(runs: list[RunFolder]) -> pd.DataFrame:
     """The parameters that are not the same in all runs, a row for each, a column for each run."""
-    table = pd.DataFrame({run.path.name: asdict(run.read_config()[0]) for run in runs}).drop(index=list(WHERE))
+    table = pd.DataFrame({relative_to_root(run.path): asdict(run.read_config()[0]) for run in runs})
+    table = table.drop(index=list(PLACES))
     return table[table.map(repr).nunique(axis=1) > 1]

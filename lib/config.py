@@ -152,6 +152,8 @@ def relative_to_root(path: str | os.PathLike) -> str:
 FIXED_ON_RESUME = ("max_tokens", "order", "n_layer", "n_head", "n_embd", "block_size", "batch_size", "seq_len",
                    "grad_accum", "optimizer", "muon_lr", "embedding_lr", "lr", "weight_decay", "beta1", "beta2", "seed")
 
+PLACES = ("out_dir", "resume")  # parameters that say where a run is, not what it is
+
 PRESETS: dict[str, dict[str, Any]] = {
     # 124M on the first pages of the text, to the target, in minutes without a GPU: windows that are always cut alike
     # are learned in a third of the steps, and Muon needs half of AdamW's
@@ -186,14 +188,13 @@ def preset_config(preset: str, **changes: Any) -> RunConfig:
 
 def command_line(config: RunConfig) -> str:
     """The shortest command that asks for a configuration: the nearest preset, and what differs from it."""
-    where = ("out_dir", "resume")
     changes = {}
     for preset in PRESETS:
         usual = preset_config(preset)
         changes[preset] = {name: value for name, value in dataclasses.asdict(config).items()
-                           if name not in where and value != getattr(usual, name)}
+                           if name not in PLACES and value != getattr(usual, name)}
     nearest = min(changes, key=lambda preset: len(changes[preset]))
-    options = [f"--{name}" if value is True else f"--{name} {shlex.quote(str(value))}"
+    options = [f"--{name}" if value is True else f"--{name}={shlex.quote(str(value))}"
                for name, value in changes[nearest].items()]
     return " ".join(["python run_training.py --preset", nearest, *options])
 

@@ -1,4 +1,5 @@
 """Text -> tokens -> windows -> batches; and the default text."""
+import contextlib
 import functools
 import hashlib
 import math
@@ -35,8 +36,8 @@ class Corpus:
 def load_corpus(config: RunConfig) -> Corpus:
     """The text of config.input_file and its first config.max_tokens tokens; makes the default text where it is missing.
 
-    Raises InputError for a file that is missing, not UTF-8 text, or shorter than one window of seq_len tokens, and
-    where the prompt has more tokens than that.
+    Raises InputError for a file that is missing, not UTF-8 text as far as it is used, or shorter than one window of
+    seq_len tokens, and where the prompt has more tokens than that.
     """
     encode_prompt(config.prompt, config.seq_len)
     path = Path(os.path.normpath(ROOT / config.input_file))
@@ -56,19 +57,19 @@ def load_corpus(config: RunConfig) -> Corpus:
 def _tokens(path: Path, sha256: str, most: int) -> np.ndarray:
     """The first `most` tokens of a text, 0 for all; those of a large text are encoded once and read from disk after."""
     kept = TOKENS / f"{sha256}.uint16"
-    if path.stat().st_size < LARGE or most:
-        parts, count = [], 0
-        for part in tokenize(pieces(path)):
-            parts.append(part)
-            count += len(part)
-            if most and count >= most:
-                break
-        return np.concatenate(parts)[:most or None]
-    if not kept.exists():
-        with whole_file(kept) as file:
-            for part in tokenize(pieces(path)):
-                file.write(part)
-    return np.memmap(kept, np.uint16, mode="r")
+    if kept.exists():
+        return np.memmap(kept, np.uint16, mode="r")[:most or None]
+    parts, count = [], 0
+    for part in tokenize(pieces(path)):
+        parts.append(part)
+        count += len(part)
+        if most and count >= most:
+            return np.concatenate(parts)[:most]
+    tokens = np.concatenate(parts)
+    if path.stat().st_size >= LARGE:
+        with contextlib.suppress(OSError), whole_file(kept) as file:  # without room for it the next run encodes again
+            file.write(tokens)
+    return tokens[:most or None]
 
 
 def default_text() -> str:

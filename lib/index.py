@@ -16,12 +16,12 @@ WIDTH, HEIGHT = 120, 28  # of a curve, in pixels
 
 
 def write_index(folder: Path) -> Path:
-    """Write index.html into a folder of runs, the latest first; what has not begun to train, or is no run, is left
-    out."""
+    """Write index.html into a folder of runs, the latest first; what is no run is left out. OSError passes."""
     rows = []
-    for summary in sorted(folder.glob("*/summary.json"), key=lambda path: path.stat().st_mtime, reverse=True):
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # of somebody else's file of that name
-            rows.append(_row(RunFolder(summary.parent)))
+    for summary in folder.glob("*/summary.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not a run, or not one that may be read
+            rows.append((summary.stat().st_mtime, summary.parent.name, _row(RunFolder(summary.parent))))
+    rows = [row for *_, row in sorted(rows, key=lambda row: row[:2], reverse=True)]
     # escapes every value: a folder may have any name
     template = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True).get_template("index.html.j2")
     write_whole(template.render(columns=["run", "state", *FIGURES], rows=rows), folder / "index.html")

@@ -79,12 +79,13 @@ def _processor_has_bf16() -> bool:
 
 
 def memory_needed(config: RunConfig, parameters: int, machine: Machine) -> int:
-    """Bytes that training takes on its device besides the weights, roughly: gradients, two moments, and what backward
-    needs of a micro-batch."""
+    """Bytes that training takes on its device besides the weights, roughly: gradients, two moments, what backward
+    needs of a micro-batch, and in main memory the copy that a checkpoint is written from."""
     number = 4 if machine.amp is None else 2
     block = 16 * config.n_embd * number  # kept of a token: two norms, query, key, value, head outputs, 8 C of the MLP
     logits = 50257 * (number + 4 + 4)  # of a token: themselves, their logarithms of probability and their gradients
-    return 12 * parameters + config.batch_size * config.seq_len * (config.n_layer * block + logits)
+    copy = 0 if machine.device.type == "cuda" else 12 * parameters
+    return copy + 12 * parameters + config.batch_size * config.seq_len * (config.n_layer * block + logits)
 
 
 def memory_free(device: torch.device) -> int:

@@ -1,4 +1,5 @@
 """How much of a text a model gives back word for word."""
+import codecs
 import html
 import itertools
 import math
@@ -62,6 +63,8 @@ def quotation(sample: str, index: NgramIndex) -> Quotation:
     ids = np.array(encoding().encode_ordinary(sample), dtype=np.uint16)
     quoted, longest = index.quoted(ids), index.longest_quotation(ids)
     cuts = [0, *(np.flatnonzero(np.diff(quoted)) + 1).tolist(), len(ids)]
-    pieces = [(encoding().decode(ids[a:b].tolist()), bool(quoted[a])) for a, b in itertools.pairwise(cuts) if b > a]
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a token may end within a character
+    pieces = [(decoder.decode(encoding().decode_bytes(ids[a:b].tolist())), bool(quoted[a]))
+              for a, b in itertools.pairwise(cuts) if b > a]
     return Quotation(pieces, float(quoted.mean()) if len(ids) else 0.0, encoding().decode(ids[longest].tolist()),
                      longest.stop - longest.start)

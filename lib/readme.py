@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 from lib import plots
 from lib.config import InputError, command_line
@@ -30,8 +31,8 @@ def update_readme(run: RunFolder, readme: Path) -> None:
     """
     try:
         text = readme.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise InputError(f"{readme} cannot be read: {error.strerror}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{readme} cannot be read: {error}") from None
     _check_markers(text, readme)
     if not len(run.read_metrics()):
         raise InputError(f"{run.path} has logged no step yet")
@@ -39,11 +40,14 @@ def update_readme(run: RunFolder, readme: Path) -> None:
         start, end = (f"<!--AUTO:{name}:{side}-->" for side in ("START", "END"))
         before, _, rest = text.partition(start)
         text = f"{before}{start}\n{block}\n{end}{rest.partition(end)[2]}"
-    write_whole(text, readme)
+    try:
+        write_whole(text, readme)
+    except OSError as error:
+        raise InputError(f"{readme} cannot be written: {error}") from None
 
 
 def _check_markers(text: str, readme: Path) -> None:
-    found = [match.groups() for match in MARKER.finditer(text)]
+    found = [match.groups() for match in MARKER.finditer(text) if match[1] in NAMES]
     for name in NAMES:
         sides = [side for block, side in found if block == name]
         if sides != ["START", "END"]:
@@ -74,10 +78,10 @@ def blocks(run: RunFolder, base: Path) -> dict[str, str]:
     }
     log = run.log_file.read_text("utf-8").splitlines()
     machine = facts["machine"]
-    link = Path(os.path.relpath(run.loss_curve, base)).as_posix()
+    link = quote(Path(os.path.relpath(run.loss_curve, base)).as_posix())
     return {
         "PLOT": f"![Loss from {metrics['loss'].iloc[0]:.2f} at step {metrics['step'].iloc[0]:,} to "
-                f"{metrics['loss'].iloc[-1]:.4f} at step {summary['step']:,}]({link})",
+                f"{metrics['loss'].iloc[-1]:.4f} at step {metrics['step'].iloc[-1]:,}]({link})",
         "SUMMARY": f"{html.escape(summary['verdict'])}.\n\n"
                    f"{facts['started'][:10]}, {html.escape(machine['device'])}, {machine['precision']}, "
                    f"torch {facts['versions']['torch']}. The command:\n\n{_fenced(command_line(config), 'bash')}",

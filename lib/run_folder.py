@@ -224,7 +224,7 @@ class RunFolder:
             header, begin = file.readline().decode().strip().split(","), file.tell()
             size = self.metrics_file.stat().st_size
             for place in sorted({begin, max(begin, size - 300), *range(begin, size, max(1, (size - begin) // points))}):
-                file.seek(place - 1)
+                file.seek(max(0, place - 1))
                 file.readline()  # the rest of the row that this place is in
                 for line in file if place + 300 >= size else [file.readline()]:
                     row = dict(zip(header, line.decode().strip().split(","), strict=False))

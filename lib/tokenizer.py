@@ -43,9 +43,9 @@ def encoding() -> tiktoken.Encoding:
 def pieces(path: Path, piece_bytes: int = 1_000_000) -> Iterator[str]:
     """The text of a UTF-8 file in pieces whose tokens, one after another, are those of the whole.
 
-    A piece ends behind a single line break between two characters that are not white space: there GPT-2's pattern
-    always ends a word. Where there is none, a piece is as long as it must be. Raises InputError where the file is not
-    text.
+    A piece begins with a line break that no white space follows: of a stretch of white space GPT-2's pattern always
+    makes the last character a word of its own, unless that is a space. Where there is none, a piece is as long as it
+    must be. Raises InputError where the file is not text, OSError where it cannot be read.
     """
     decoder, done, read = codecs.getincrementaldecoder("utf-8")(), [], 0
     with open(path, "rb") as file:
@@ -62,22 +62,22 @@ def pieces(path: Path, piece_bytes: int = 1_000_000) -> Iterator[str]:
             if not block:
                 yield "".join([*done, new])
                 return
-            if end := _last_joint(new):
-                yield "".join([*done, new[:end]])
-                done, new = [], new[end:]
+            if joint := _last_joint(new):
+                yield "".join([*done, new[:joint]])
+                done, new = [], new[joint:]
             done.append(new)
 
 
 def _last_joint(text: str) -> int:
-    """Behind which character a text may be cut last; 0 where it may not be."""
-    at = text.rfind("\n", 1, -1)
-    while at > 0 and (text[at - 1].isspace() or text[at + 1].isspace()):
-        at = text.rfind("\n", 1, at)
-    return at + 1
+    """Before which character a text may be cut last; 0 where there is none."""
+    at = text.rfind("\n", 0, -1)
+    while at > 0 and text[at + 1].isspace():
+        at = text.rfind("\n", 0, at)
+    return max(0, at)
 
 
 def tokenize(texts: Iterable[str]) -> Iterator[np.ndarray]:
-    """The tokens of each text, uint16, several encoded side by side and few of them in memory at a time."""
+    """The tokens of each text, (n,) uint16, several encoded side by side and few of them in memory at a time."""
     def encode(text: str) -> np.ndarray:
         return encoding().encode_to_numpy(text, disallowed_special=()).astype(np.uint16)
 

@@ -60,7 +60,7 @@ class Trainer:
             try:
                 summary = self._train(stop)
             except BaseException as error:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(Exception):  # the first error is the one to tell
                     self.writer.settle()
                 with contextlib.suppress(OSError):
                     self._report("failed", f"{type(error).__name__}: {error}; {self.run.advice()}")
@@ -79,7 +79,7 @@ class Trainer:
         if self.machine.notice:
             self.say(self.machine.notice)
         needed, free = memory_needed(c, self.model.num_parameters(), self.machine), memory_free(self.machine.device)
-        if needed > free:
+        if needed > free and p.step == 0:  # later much of it has been taken already
             self.say(f"about {needed / 1e9:.1f} GB of memory are needed and {free / 1e9:.1f} GB free: if that fails, "
                      "a lower --batch_size with --grad_accum raised by the same factor needs less for the same steps")
         self._called = time.perf_counter()

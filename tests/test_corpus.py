@@ -169,7 +169,7 @@ def test_the_tokens_of_a_large_text_are_kept(tmp_path, monkeypatch, text_file):
     assert first.tokens.tolist() == encoding().encode_ordinary(text.read_text("utf-8"))
     kept.write_bytes(np.full(300, 7, np.uint16))  # so it shows where tokens are read from
     assert load_corpus(config).tokens.tolist() == [7] * 300
-    assert len(set(load_corpus(dataclasses.replace(config, max_tokens=50)).tokens.tolist())) > 1
+    assert load_corpus(dataclasses.replace(config, max_tokens=50)).tokens.tolist() == [7] * 50
     text.write_text(text.read_text("utf-8") + "Another end.\n", "utf-8")
     assert load_corpus(config).tokens.tolist()[-4:] == encoding().encode_ordinary("Another end.\n")
 

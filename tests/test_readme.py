@@ -43,7 +43,7 @@ def test_the_blocks_are_filled_from_the_runs_files_and_nothing_else_changes(run,
     assert summary["verdict"].replace("<", "&lt;") in text
     assert f"| Best loss of a step | {metrics['loss'].min():.6f} |" in text
     assert f"| Loss over all tokens | {summary['corpus_loss']:.6f} |" in text
-    assert "```bash\npython run_training.py --preset tiny --steps 6 --log_every 1 --sample_every 3\n```" in text
+    assert "```bash\npython run_training.py --preset tiny --steps=6 --log_every=1 --sample_every=3\n```" in text
     assert run.read_samples()[-1][2] in text and run.log_file.read_text().splitlines()[0] in text
     picture = readme.parent / re.search(r"!\[.*\]\((.*)\)", text)[1]
     assert picture.resolve() == run.loss_curve and picture.read_bytes().startswith(b"\x89PNG")
@@ -94,6 +94,6 @@ def test_a_command_line_asks_for_the_same_configuration_again():
     for preset in PRESETS:
         config = preset_config(preset)
         assert command_line(config) == f"python run_training.py --preset {preset}"
-        for changes in ({"prompt": "O'er $HOME\n"}, {"compile": True, "steps": 7_000}):
+        for changes in ({"prompt": "-O'er $HOME\n"}, {"compile": True, "steps": 7_000}):
             changed = preset_config(preset, **changes)
             assert parse(shlex.split(command_line(changed))[2:])[0] == changed

@@ -111,6 +111,12 @@ def test_the_report_is_one_page_that_needs_nothing_else(finished):
     assert len(text) < 3_000_000
 
 
+def test_runs_are_compared_in_a_notebook(finished, tmp_path):
+    outcome = run_notebook("compare_runs", tmp_path / "out.ipynb", {"runs": str(finished[0].path)})
+    text = (tmp_path / "out.ipynb").read_text()
+    assert outcome == "completed" and "the seed's run" in text and text.count("image/png\":") >= 2
+
+
 def test_a_run_is_done_again_and_compared(finished, tmp_path, monkeypatch, capsys):
     original, _ = finished
     asked = []

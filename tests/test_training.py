@@ -231,6 +231,7 @@ def test_a_killed_run_is_seen_as_killed_and_goes_on(config, corpus, machine, tmp
     def killed(row):
         states.append(cut.run.read_summary()["state"])
         if row["step"] == 9:
+            cut.writer.settle()
             shutil.copytree(cut.run.path, tmp_path / "killed")  # the files as a kill at this moment leaves them
     cut.on_log = killed
     cut.train()

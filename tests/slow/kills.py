@@ -24,7 +24,7 @@ def main(wanted: int) -> int:
         while sum(kills.values()) < wanted or folder.exists():
             process = begin_or_resume(folder)
             if sum(kills.values()) < wanted:
-                random_moment(process, rng, training_sec)
+                random_moment(process, rng, 1.2 * training_sec)
             else:
                 process.wait()
             if process.poll() is not None:  # it got to its end

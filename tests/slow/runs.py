@@ -43,14 +43,14 @@ def wait_for(process: subprocess.Popen, words: str) -> None:
         time.sleep(0.01)
 
 
-def random_moment(process: subprocess.Popen, rng: random.Random, training_sec: float) -> None:
-    """Wait for a moment at random: four of five while it trains, saves and samples or soon after, others anywhere."""
+def random_moment(process: subprocess.Popen, rng: random.Random, longest: float) -> None:
+    """Wait for a moment at random: four of five in the `longest` seconds from the start of training, others before."""
     if rng.random() < 0.8:
         wait_for(process, "tokens a step")
-        time.sleep(rng.uniform(0, 1.2 * training_sec))
+        time.sleep(rng.uniform(0, longest))
     else:
         wait_for(process, "run folder")
-        time.sleep(rng.uniform(0, 20 + training_sec))
+        time.sleep(rng.uniform(0, 12 + longest / 2))
 
 
 def kernels(process: subprocess.Popen) -> list[psutil.Process]:

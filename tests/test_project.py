@@ -1,12 +1,15 @@
 """What the project promises on paper agrees with what is in it."""
 import re
 import shlex
+import shutil
 import tomllib
 
 import tree_sitter_powershell
 from tree_sitter import Language, Node, Parser
 
 from lib.config import ROOT
+from lib.readme import update_readme
+from lib.run_folder import RunFolder
 from run_training import parse
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -60,3 +63,12 @@ def test_the_powershell_script_can_be_read_and_asks_for_parameters_there_are():
     config, preset, _ = parse(["--out_dir", *words["$outDir"], *words["$recipe"], *words["$limits"]])
     assert preset == "full" and config.max_hours == 9 and config.out_dir == "runs/overnight"
     assert script.rstrip().endswith(b"& $python run_training.py @trainArgs\nexit $LASTEXITCODE")
+
+
+def test_the_readme_shows_what_the_files_of_its_run_say(tmp_path):
+    shutil.copytree(ROOT / "docs" / "default_run", tmp_path / "docs" / "default_run")
+    shutil.copy(ROOT / "README.md", tmp_path)
+    run = RunFolder(tmp_path / "docs" / "default_run")
+    assert run.read_summary()["state"] == "reached"
+    update_readme(run, tmp_path / "README.md")
+    assert (tmp_path / "README.md").read_text() == (ROOT / "README.md").read_text()

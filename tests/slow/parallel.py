@@ -21,7 +21,7 @@ def main(wanted: int) -> int:
     reports = [RunFolder(ROOT / folder).report.exists() for folder in folders]
     print(f"{wanted} runs in {time.monotonic() - begin:.0f} s: exit codes {sorted(set(codes))}, "
           f"{len(set(folders))} folders, {sum(reports)} reports, seeds as given: {seeds == list(range(wanted))}")
-    wrong = [printed(process) for process, code in zip(processes, codes, strict=True) if code != 3]
+    wrong = [printed(process) for process, code in zip(processes, codes, strict=True) if code not in (0, 3)]
     print(*wrong, sep="\n")
     return int(bool(wrong) or len(set(folders)) != wanted or seeds != list(range(wanted)) or not all(reports))
 

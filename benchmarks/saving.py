@@ -27,7 +27,7 @@ def main() -> None:
         config = preset_config("excerpt", optimizer=args.optimizer, out_dir=place)
         machine = prepare_machine(config)
         trainer = Trainer(new_model(config, machine), load_corpus(config), config, RunFolder(place), machine)
-        trainer._called = trainer._began = time.perf_counter()
+        trainer._began = time.perf_counter()
 
         def steps() -> list[float]:
             times = []

@@ -6,8 +6,10 @@ machine's peak.
 
 litgpt's GPT has this shape but rotary positions and a head of its own, 163M parameters. Each contender lives in a
 process of its own, and only one computes at a time: a round is one step of each. All compute the same: forward,
-cross-entropy, backward, gradients clipped to norm 1, AdamW, in float32. FLOPs of a step are 6 x parameters per token
-and 12 x n_layer x n_embd x seq_len for attention (PaLM, appendix B).
+cross-entropy, backward, gradients clipped to norm 1, AdamW, in float32; the last one is a step as the preset `excerpt`
+takes it, with Muon and the softmax over the text's tokens and a sample of the others. FLOPs of a step are 6 x
+parameters per token and 12 x n_layer x n_embd x seq_len for attention (PaLM, appendix B); rows of the head that a
+softmax leaves out and what an optimiser multiplies are not among them.
 """
 import argparse
 import functools
@@ -15,32 +17,38 @@ import importlib.util
 import multiprocessing
 import resource
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from lib.config import preset_config
 from lib.machine import prepare_machine
 from lib.training import new_model
 
-PARAMETERS, N_LAYER, N_EMBD = 124_439_808, 12, 768
+PARAMETERS, N_LAYER, N_EMBD, VOCABULARY = 124_439_808, 12, 768, 50_257
 
 
-def ours(batch_size: int, seq_len: int, optimizer: str) -> Callable[[], None]:
-    """A step of this project's Trainer, on random tokens and without a run folder."""
-    import tempfile
-
-    import numpy as np
-
-    from lib.corpus import Corpus
+def ours(batch_size: int, seq_len: int, **changes) -> Callable[[], None]:
+    """A step of this project's Trainer on the preset's text, without a run folder."""
+    from lib.corpus import load_corpus
     from lib.run_folder import RunFolder
+    from lib.sampled_softmax import FIRST_STEPS
     from lib.training import Trainer
-    config = preset_config("plain", batch_size=batch_size, seq_len=seq_len, optimizer=optimizer)
+    config = preset_config("excerpt", batch_size=batch_size, seq_len=seq_len, **changes)
     machine = prepare_machine(config)
-    tokens = np.random.default_rng(0).integers(50257, size=100_000).astype(np.uint16)
-    run = RunFolder(tempfile.mkdtemp())
-    return Trainer(new_model(config, machine), Corpus(run.path, "", tokens), config, run, machine)._step
+    trainer = Trainer(new_model(config, machine), load_corpus(config), config, RunFolder(tempfile.mkdtemp()), machine)
+    trainer.progress.step = FIRST_STEPS  # those before it are over all tokens
+    return trainer._step
+
+
+def rows_of_the_head(name: str) -> int:
+    """Tokens that a contender's softmax runs over."""
+    from lib.corpus import load_corpus
+    from lib.sampled_softmax import DRAWN
+    return len(np.unique(load_corpus(preset_config("excerpt")).tokens)) + DRAWN if name == SAMPLED else VOCABULARY
 
 
 def transformers(batch_size: int, seq_len: int) -> Callable[[], None]:
@@ -87,9 +95,10 @@ def sgemm_peak() -> float:
     return best
 
 
+SAMPLED = "this project, excerpt"
 CONTENDERS = {"transformers": transformers, "litgpt": litgpt,
-              "this project": functools.partial(ours, optimizer="adamw"),
-              "this project, muon": functools.partial(ours, optimizer="muon")}
+              "this project": functools.partial(ours, optimizer="adamw", sampled_softmax=False),
+              SAMPLED: ours}
 
 
 def contender(name: str, batch_size: int, seq_len: int, pipe) -> None:
@@ -126,13 +135,14 @@ def main() -> None:
             if counted:
                 seconds[name].append(took)
     tokens = args.batch_size * args.seq_len
-    flops = tokens * (6 * PARAMETERS + 12 * N_LAYER * N_EMBD * args.seq_len)
     print(f"{args.batch_size} x {args.seq_len} tokens, {args.rounds} rounds, torch {torch.__version__}, "
           f"{torch.get_num_threads()} threads, sgemm peak {max(peaks) / 1e9:.0f} GFLOP/s "
           f"({statistics.median(peaks) / 1e9:.0f} in the median of the rounds)")
     for name, pipe in pipes.items():
         pipe.send(False)
         median = statistics.median(seconds[name])
+        multiplied = PARAMETERS - (VOCABULARY - rows_of_the_head(name)) * N_EMBD
+        flops = tokens * (6 * multiplied + 12 * N_LAYER * N_EMBD * args.seq_len)
         pairs = zip(seconds["transformers"], seconds[name], strict=True)
         ratio = statistics.median(other / mine for other, mine in pairs)
         print(f"{name:20} {median:6.3f} s ({min(seconds[name]):.3f} to {max(seconds[name]):.3f}) "

@@ -6,14 +6,13 @@ from dataclasses import asdict
 import pandas as pd
 
 from lib.config import PLACES, ROOT, InputError, relative_to_root
+from lib.figures import shown
 from lib.run_folder import RunFolder
 
 # What the project this one grew from published of its run: GPT-2 124M, tiny Shakespeare, stopped on one minibatch
-SEED_RUN = {"run": "the seed's run", "state": "one minibatch < 0.1", "loss of the last step": 0.0899,
-            "tokens trained on": 39_400_000, "minutes": 41.0, "pseudo-epochs": 117.0, "tokens of text": 338_025,
-            "device": "RTX 4060 Ti"}
-FORMS = {"loss over all tokens": "{:.6f}", "windows moved": "{:.6f}", "loss of the last step": "{:.6f}",
-         "tokens trained on": "{:,.0f}", "pseudo-epochs": "{:.1f}", "minutes": "{:.1f}", "tokens of text": "{:,.0f}"}
+SEED_RUN = {"run": "the seed's run", "state": "one minibatch < 0.1", "loss": 0.0899, "tokens": 39_400_000,
+            "elapsed_sec": 41 * 60.0, "epochs": 117.0, "text_tokens": 338_025, "device": "RTX 4060 Ti"}
+LEADERBOARD = ("corpus_loss", "shifted_loss", "loss", "tokens", "epochs", "elapsed_sec")
 
 
 def find_runs(patterns: str) -> list[RunFolder]:
@@ -36,15 +35,10 @@ def leaderboard(runs: list[RunFolder]) -> pd.DataFrame:
         _, facts = run.read_config()
         summary = run.read_summary()
         rows.append({"run": relative_to_root(run.path), "state": summary["state"],
-                     "loss over all tokens": summary["corpus_loss"], "windows moved": summary["shifted_loss"],
-                     "loss of the last step": summary["loss"],
-                     "tokens trained on": summary["tokens"], "pseudo-epochs": summary["epochs"],
-                     "minutes": summary["elapsed_sec"] / 60, "tokens of text": facts["corpus"]["tokens"],
-                     "device": facts["machine"]["device"]})
-    table = pd.DataFrame([*rows, SEED_RUN], columns=list(rows[0])).sort_values("loss over all tokens", kind="stable")
-    for column, form in FORMS.items():
-        table[column] = ["unmeasured" if pd.isna(value) else form.format(value) for value in table[column]]
-    return table.set_index("run")
+                     **{name: summary[name] for name in LEADERBOARD},
+                     "text_tokens": facts["corpus"]["tokens"], "device": facts["machine"]["device"]})
+    table = pd.DataFrame([*rows, SEED_RUN], columns=list(rows[0])).sort_values("corpus_loss", kind="stable")
+    return pd.DataFrame([shown(row) for row in table.to_dict("records")]).set_index("run")
 
 
 def agreement(run: RunFolder, original: RunFolder) -> tuple[bool, str]:

@@ -6,12 +6,12 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
+from lib.figures import label, written
 from lib.run_folder import RunFolder
 from lib.whole_file import write_whole
 
 TEMPLATES = Path(__file__).parent / "index_template"
-FIGURES = {"loss over all tokens": ("corpus_loss", "{:.6f}"), "windows moved": ("shifted_loss", "{:.6f}"),
-           "tokens trained on": ("tokens", "{:,}"), "steps": ("step", "{:,}"), "minutes": ("elapsed_sec", "{:,.1f}")}
+COLUMNS = ("corpus_loss", "shifted_loss", "tokens", "step", "elapsed_sec")
 WIDTH, HEIGHT = 120, 28  # of a curve, in pixels
 
 
@@ -24,18 +24,17 @@ def write_index(folder: Path) -> Path:
     rows = [row for *_, row in sorted(rows, key=lambda row: row[:2], reverse=True)]
     # escapes every value: a folder may have any name
     template = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True).get_template("index.html.j2")
-    write_whole(template.render(columns=["run", "state", *FIGURES], rows=rows), folder / "index.html")
+    write_whole(template.render(columns=["run", "state", *map(label, COLUMNS)], rows=rows), folder / "index.html")
     return folder / "index.html"
 
 
 def _row(run: RunFolder) -> dict[str, Any]:
     """What the page shows of a run; cells are (value to sort by, text), empty where nothing was measured."""
     summary = run.read_summary()
-    summary["elapsed_sec"] = summary["elapsed_sec"] / 60 if "elapsed_sec" in summary else None
     cells = [(summary["state"], summary["state"])]
-    for name, form in FIGURES.values():
+    for name in COLUMNS:
         value = summary.get(name)
-        cells.append(("", "") if value is None else (value, form.format(value)))
+        cells.append(("", "") if value is None else (value, written(name, value)))
     losses = run.sketch_losses()
     return {"name": run.path.name, "report": f"{run.path.name}/report.html" if run.report.exists() else "",
             "cells": cells, "curve": _curve(losses),

@@ -23,6 +23,16 @@ class GPTConfig:
     dropout: float = 0.0
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """Tokens (K,) that a softmax runs over instead of all V, what to add to their logits (K,), and where a token stands
+    among them (V,)."""
+
+    tokens: torch.Tensor
+    log_weights: torch.Tensor
+    places: torch.Tensor
+
+
 class KVCache:
     """The keys and values of tokens already read, so that each new token costs one position, not the whole context.
 
@@ -125,10 +135,12 @@ class GPT(nn.Module):
         if isinstance(module, (CausalSelfAttention, MLP)):  # visited after its own layers, so this comes last
             nn.init.normal_(module.c_proj.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
 
-    def forward(self, idx: torch.Tensor, targets: torch.Tensor | None = None, cache: KVCache | None = None):
+    def forward(self, idx: torch.Tensor, targets: torch.Tensor | None = None, cache: KVCache | None = None,
+                candidates: Candidates | None = None):
         """idx (B, T) -> logits (B, T, V); with targets (B, T) -> their mean cross-entropy in nats, a scalar.
 
-        With a cache, idx continues the tokens in it and only the last position's logits come back, (B, 1, V).
+        With candidates, among which the targets must be, the softmax runs over those alone. With a cache, idx continues
+        the tokens in it and only the last position's logits come back, (B, 1, V).
         Raises ValueError where the context would be longer than block_size.
         """
         past, T = cache.length if cache is not None else 0, idx.size(1)
@@ -142,6 +154,9 @@ class GPT(nn.Module):
         if cache is not None:
             cache.length += T
             x = x[:, -1:]
+        if candidates is not None:
+            logits = F.linear(x, self.wte(candidates.tokens), candidates.log_weights)  # (B, T, K)
+            return F.cross_entropy(logits.flatten(0, 1), candidates.places[targets.flatten()])
         logits = F.linear(x, self.wte.weight)  # (B, T, V); the head reuses wte: 124M parameters rather than 163M
         if targets is None:
             return logits

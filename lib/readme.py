@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from lib import plots
 from lib.config import InputError, command_line
+from lib.figures import shown, written
 from lib.run_folder import RunFolder
 from lib.whole_file import write_whole
 
@@ -65,17 +66,11 @@ def blocks(run: RunFolder, base: Path) -> dict[str, str]:
     curve = plots.loss_curve(metrics, config.target_loss, facts["corpus"]["loss_floor"], restarts=summary["restarts"])
     curve.savefig(run.loss_curve, dpi=150, metadata={"Software": None})
     lowest = metrics.loc[metrics["loss"].idxmin()]
-    figures = {
-        "Loss over all tokens": _figure(summary["corpus_loss"]),
-        "The same, windows moved by half": _figure(summary["shifted_loss"]),
-        "Best loss of a step": _figure(lowest["loss"]),
-        "Step at best loss": f"{lowest['step']:,.0f}",
-        "Last logged loss": _figure(metrics["loss"].iloc[-1]),
-        "Total logged steps": f"{len(metrics):,}",
-        "Tokens trained on": f"{summary['tokens']:,}",
-        "Training": f"{summary['elapsed_sec'] / 60:.1f} min",
-        "Parameters": f"{summary['parameters']:,}",
-    }
+    figures = shown({name: summary[name] for name in ("corpus_loss", "shifted_loss", "tokens", "elapsed_sec",
+                                                      "parameters")} | {"lowest_loss": lowest["loss"]})
+    figures |= {"step of the lowest loss": written("step", lowest["step"]),
+                "last logged loss": written("loss", metrics["loss"].iloc[-1]),
+                "total logged steps": written("step", len(metrics))}
     log = run.log_file.read_text("utf-8").splitlines()
     machine = facts["machine"]
     link = quote(Path(os.path.relpath(run.loss_curve, base)).as_posix())
@@ -86,15 +81,11 @@ def blocks(run: RunFolder, base: Path) -> dict[str, str]:
                    f"{facts['started'][:10]}, {html.escape(machine['device'])}, {machine['precision']}, "
                    f"torch {facts['versions']['torch']}. The command:\n\n{_fenced(command_line(config), 'bash')}",
         "LOGS": _fenced("\n".join(log if len(log) <= 20 else [*log[:8], "...", *log[-12:]])),
-        "METRICS": "\n".join(["| Metric | Value |", "|---|---|", *(f"| {name} | {value} |" for name, value in
-                                                                  figures.items())]),
+        "METRICS": "\n".join(["| Metric | Value |", "|---|---|", *(f"| {name.capitalize()} | {value} |"
+                                                                  for name, value in figures.items())]),
         "SAMPLES": _fenced("\n\n".join(f"step {step}\n{'-' * 40}\n{output}" for step, _, output in
                                        (samples if len(samples) < 2 else (samples[0], samples[-1])))),
     }
-
-
-def _figure(loss: float | None) -> str:
-    return "unmeasured" if loss is None else f"{loss:.6f}"
 
 
 def _fenced(text: str, language: str = "text") -> str:

@@ -17,6 +17,7 @@ from lib.model import GPT, GPTConfig
 from lib.optimizer import make_optimizers, rate_factor
 from lib.progress import Progress
 from lib.run_folder import RunFolder
+from lib.sampled_softmax import SampledSoftmax
 from lib.sampling import sample_texts
 from lib.stopping import Stopped, StopRequest
 from lib.whole_file import sweep
@@ -41,6 +42,8 @@ class Trainer:
         self.model, self.corpus, self.config, self.run, self.machine = model, corpus, config, run, machine
         self.on_log = on_log
         self.batches = Batches(corpus.tokens, config)
+        self.sampled_softmax = SampledSoftmax(corpus.tokens, model.config.vocab_size, config.seed,
+                                              machine.device) if config.sampled_softmax else None
         self.optimizers = make_optimizers(model, config)
         self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.amp is torch.float16)
         self.forward = torch.compile(model) if config.compile else model
@@ -165,8 +168,9 @@ class Trainer:
         loss = torch.zeros((), device=self.machine.device)
         for k in range(p.step * c.grad_accum, (p.step + 1) * c.grad_accum):
             x, y = (torch.from_numpy(part).to(self.machine.device) for part in self.batches.batch(k))
+            candidates = self.sampled_softmax.candidates(p.step, k) if self.sampled_softmax else None
             with self.machine.autocast():
-                micro_loss = self.forward(x, y) / c.grad_accum
+                micro_loss = self.forward(x, y, candidates=candidates) / c.grad_accum
             self.scaler.scale(micro_loss).backward()
             loss += micro_loss.detach()
         for optimizer in self.optimizers:

@@ -60,10 +60,9 @@ def test_a_sample_is_cut_into_what_is_quoted_and_what_is_not():
 class Parrot(torch.nn.Module):
     """A model that knows a text by heart up to a place, and says token 0 from there on."""
 
-    def __init__(self, tokens, knows):
+    def __init__(self, knows):
         super().__init__()
-        self.wte = torch.nn.Embedding(1, 1)
-        self.tokens, self.knows, self.config = tokens, knows, None
+        self.wte, self.knows = torch.nn.Embedding(1, 1), knows
 
 
 def test_recall_counts_what_came_back(monkeypatch):
@@ -77,12 +76,12 @@ def test_recall_counts_what_came_back(monkeypatch):
 
     monkeypatch.setattr("lib.memorisation.generate", parrot)
     starts = np.array([0, 100, 200, 310, 390])
-    result = recall(Parrot(text, knows=290), text, starts, prefix=32, context=128, batch_size=2)
+    result = recall(Parrot(knows=290), text, starts, prefix=32, context=128, batch_size=2)
     # from 0 and 100 all comes back, from 200 the tokens 233 to 282; from 310 none, and 390 is too near the end
     assert (result.passages, result.exact, result.tokens) == (4, 0.75, 3 * CONTINUATION / 4)
-    result = recall(Parrot(text, knows=240), text, starts, prefix=32, context=128)
+    result = recall(Parrot(knows=240), text, starts, prefix=32, context=128)
     assert (result.exact, result.tokens) == (0.5, (50 + 50 + 8 + 0) / 4)
-    assert recall(Parrot(text, knows=1), text, np.array([395]), prefix=32, context=128).passages == 0
+    assert recall(Parrot(knows=1), text, np.array([395]), prefix=32, context=128).passages == 0
 
 
 def test_three_million_tokens_are_indexed_and_searched_in_seconds():

@@ -41,7 +41,7 @@ def test_the_blocks_are_filled_from_the_runs_files_and_nothing_else_changes(run,
     assert emptied == README
     summary, metrics = run.read_summary(), run.read_metrics()
     assert summary["verdict"].replace("<", "&lt;") in text
-    assert f"| Best loss of a step | {metrics['loss'].min():.6f} |" in text
+    assert f"| Lowest loss of a step | {metrics['loss'].min():.6f} |" in text
     assert f"| Loss over all tokens | {summary['corpus_loss']:.6f} |" in text
     assert "```bash\npython run_training.py --preset tiny --steps=6 --log_every=1 --sample_every=3\n```" in text
     assert run.read_samples()[-1][2] in text and run.log_file.read_text().splitlines()[0] in text

@@ -136,7 +136,7 @@ def test_training_is_the_same_with_sampling_on_or_off(config, corpus, machine, t
 
 
 RESUMED = dict(steps=20, dropout=0.1, batch_size=2, grad_accum=2, log_every=1, sample_every=5, save_every=7,
-               lr_schedule="linear")
+               lr_schedule="linear", sampled_softmax=True)
 TIMES = ["tokens_per_sec", "elapsed_sec"]
 
 
@@ -297,7 +297,7 @@ def test_a_run_on_another_text_is_not_resumed(config, corpus, machine):
 def test_a_loss_gone_wrong_stops_before_the_update_and_names_the_step(config, corpus, machine):
     t = trainer(config, corpus, machine, save_every=2, log_every=1)
     forward = t.forward
-    t.forward = lambda x, y: forward(x, y) * (math.nan if t.progress.step == 4 else 1)
+    t.forward = lambda x, y, candidates: forward(x, y) * (math.nan if t.progress.step == 4 else 1)
     with pytest.raises(FloatingPointError, match=r"step 5: loss nan.*lower --lr"):
         t.train()
     assert all(p.isfinite().all() for p in t.model.parameters())

@@ -13,7 +13,7 @@ class Figure(NamedTuple):
 
 FIGURES = {  # by their names in summary.json, those that other files give as well
     "corpus_loss": Figure("loss over all tokens", "{:.6f}"),
-    "shifted_loss": Figure("the same, windows moved by half", "{:.6f}"),
+    "shifted_loss": Figure("loss, windows moved by half", "{:.6f}"),
     "mean_loss": Figure("mean loss over the last epoch", "{:.6f}"),
     "loss": Figure("loss of the last step", "{:.6f}"),
     "lowest_loss": Figure("lowest loss of a step", "{:.6f}"),

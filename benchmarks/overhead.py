@@ -1,9 +1,9 @@
 """What a default run costs besides training and sampling: kernels, imports, chapters 1, 2 and 4, the report.
 
-    python benchmarks/overhead.py [--rounds 2]          about 3 minutes on two cores
+    python benchmarks/overhead.py [--rounds 2]          about 6 minutes on two cores
 
 Runs of the preset `excerpt` that are ended after few steps, in turns with some more: what is left of the wall clock
-after the seconds of training must be the same for both.
+after the seconds of training, and of what chapter 4 lets the model write, must be the same for both.
 """
 import argparse
 import re
@@ -14,8 +14,16 @@ import tempfile
 import time
 from pathlib import Path
 
+import nbformat
+
 from lib.config import ROOT
 from lib.run_folder import RunFolder
+
+
+def sampling(notebook: Path) -> float:
+    """Seconds in the cells of an executed notebook that let a model write."""
+    return sum(cell.metadata["papermill"]["duration"] for cell in nbformat.read(notebook, as_version=4).cells
+               if "recall(" in cell.source or "sample_texts(" in cell.source)
 
 
 def main() -> None:
@@ -32,12 +40,14 @@ def main() -> None:
                                       capture_output=True, text=True)
                 wall = time.perf_counter() - begin
                 training = RunFolder(Path(place, "run")).read_summary()["elapsed_sec"]
-            found.append(wall - training)
+                written = sampling(RunFolder(Path(place, "run")).notebook("4_results"))
+            found.append(wall - training - written)
             parts = {name: float(seconds)
                      for name, seconds in re.findall(r"(\w+): completed after ([\d.]+)", done.stdout)}
             parts["3_training"] -= training
+            parts["4_results"] -= written
             parts["the rest"] = found[-1] - sum(parts.values())
-            print(f"{steps:3} steps: {found[-1]:5.1f} s besides training: "
+            print(f"{steps:3} steps: {found[-1]:5.1f} s besides training and {written:.1f} s of sampling: "
                   + ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts.items()), flush=True)
     few, more = (statistics.median(found) for found in left.values())
     print(f"median {statistics.median(left[2] + left[12]):.1f} s; {(more - few) / 10:+.2f} s for each step more")

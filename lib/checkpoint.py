@@ -102,11 +102,12 @@ def load_model(run: RunFolder) -> GPT:
     Raises InputError where the run has saved nothing.
     """
     config, _ = run.read_config()
-    model = GPT(GPTConfig(config.n_layer, config.n_head, config.n_embd, config.block_size))
+    with torch.device("meta"):  # to draw weights that are replaced at once takes longer than to read the file
+        model = GPT(GPTConfig(config.n_layer, config.n_head, config.n_embd, config.block_size))
     saved = [path for path in (run.best_checkpoint, *run.checkpoints()) if path.exists()]
     if not saved:
         raise InputError(f"{run.path} has not saved a model yet")
-    model.load_state_dict(load_checkpoint(saved[0])["model"])
+    model.load_state_dict(load_checkpoint(saved[0])["model"], assign=True)
     return model.eval()
 
 

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 # Okabe & Ito's colours ("Color Universal Design", 2008)
 BLUE, ORANGE, GREEN, SKY, GREY = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#767676"
 STYLE = {"font.size": 10, "axes.grid": True, "grid.color": "#e4e4e4", "axes.spines.top": False,
-         "axes.spines.right": False, "axes.edgecolor": "#8a8a8a", "legend.frameon": False, "figure.facecolor": "white",
-         "axes.titlesize": 11, "axes.titlelocation": "left"}
+         "axes.spines.right": False, "axes.edgecolor": "#8a8a8a", "legend.edgecolor": "none", "legend.framealpha": 0.9,
+         "figure.facecolor": "white", "axes.titlesize": 11, "axes.titlelocation": "left"}
 WIDTH = 6.2  # inches: small enough for its letters to be read on a phone
 POINTS = 2000  # a curve is drawn with at most this many
 

@@ -5,6 +5,7 @@
 Steps of this project's Trainer at 4 x 128 tokens; after every eighth best.pt and last.pt are written behind it.
 """
 import argparse
+import itertools
 import statistics
 import tempfile
 import time
@@ -29,11 +30,13 @@ def main() -> None:
         trainer = Trainer(new_model(config, machine), load_corpus(config), config, RunFolder(place), machine)
         trainer._began = time.perf_counter()
 
+        number = itertools.count()
+
         def steps() -> list[float]:
             times = []
             for _ in range(STEPS):
                 begin = time.perf_counter()
-                trainer._step()
+                trainer.step(next(number))
                 times.append(time.perf_counter() - begin)
             return times
 

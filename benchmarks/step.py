@@ -17,7 +17,6 @@ import importlib.util
 import multiprocessing
 import resource
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 
@@ -32,16 +31,14 @@ PARAMETERS, N_LAYER, N_EMBD, VOCABULARY = 124_439_808, 12, 768, 50_257
 
 
 def ours(batch_size: int, seq_len: int, **changes) -> Callable[[], None]:
-    """A step of this project's Trainer on the preset's text, without a run folder."""
+    """A step of this project's on the preset's text."""
     from lib.corpus import load_corpus
-    from lib.run_folder import RunFolder
     from lib.sampled_softmax import FIRST_STEPS
-    from lib.training import Trainer
+    from lib.training_step import TrainingStep
     config = preset_config("excerpt", batch_size=batch_size, seq_len=seq_len, **changes)
     machine = prepare_machine(config)
-    trainer = Trainer(new_model(config, machine), load_corpus(config), config, RunFolder(tempfile.mkdtemp()), machine)
-    trainer.progress.step = FIRST_STEPS  # those before it are over all tokens
-    return trainer._step
+    step = TrainingStep(new_model(config, machine), load_corpus(config), config, machine)
+    return functools.partial(step, FIRST_STEPS)  # those before it are over all tokens
 
 
 def rows_of_the_head(name: str) -> int:

@@ -1,4 +1,4 @@
-"""The loop: optimiser, schedule, one step, and the decision that the target is reached."""
+"""The loop: steps, what is due after them, and the decision that the target is reached."""
 import contextlib
 import math
 import time
@@ -10,16 +10,15 @@ import torch
 
 from lib.checkpoint import CheckpointWriter, load_checkpoint, require_space
 from lib.config import InputError, RunConfig
-from lib.corpus import Batches, Corpus
+from lib.corpus import Corpus
 from lib.evaluation import corpus_loss
 from lib.machine import Machine, memory_free, memory_needed
 from lib.model import GPT, GPTConfig
-from lib.optimizer import make_optimizers, rate_factor
 from lib.progress import Progress
 from lib.run_folder import RunFolder
-from lib.sampled_softmax import SampledSoftmax
 from lib.sampling import sample_texts
 from lib.stopping import Stopped, StopRequest
+from lib.training_step import TrainingStep
 from lib.whole_file import sweep
 
 
@@ -41,14 +40,10 @@ class Trainer:
                  on_log: Callable[[dict[str, Any]], None] = lambda row: None):
         self.model, self.corpus, self.config, self.run, self.machine = model, corpus, config, run, machine
         self.on_log = on_log
-        self.batches = Batches(corpus.tokens, config)
-        self.sampled_softmax = SampledSoftmax(corpus.tokens, model.config.vocab_size, config.seed,
-                                              machine.device) if config.sampled_softmax else None
-        self.optimizers = make_optimizers(model, config)
-        self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.amp is torch.float16)
-        self.forward = torch.compile(model) if config.compile else model
+        self.step = TrainingStep(model, corpus, config, machine)
         self.writer = CheckpointWriter()
-        self.progress = Progress(math.ceil(self.batches.windows_per_epoch / (config.batch_size * config.grad_accum)))
+        self.progress = Progress(math.ceil(self.step.batches.windows_per_epoch
+                                           / (config.batch_size * config.grad_accum)))
         self._printed = -math.inf  # when the last line went to the screen
         if run.checkpoints():
             self._load()
@@ -114,7 +109,9 @@ class Trainer:
         self.writer.settle(wait=False)
         if p.due is None:
             begin = time.perf_counter()
-            p.due = self._step()
+            p.due = self.step(p.step)
+            p.step += 1
+            p.tokens += self.config.tokens_per_step
             p.step_sec += time.perf_counter() - begin
             p.add_loss(p.due[0])
         try:
@@ -156,38 +153,6 @@ class Trainer:
 
     def _tick(self) -> None:
         self.progress.elapsed_sec = time.perf_counter() - self._began
-
-    def _step(self) -> tuple[float, float, float]:
-        """One update of the weights; its loss, gradient norm before clipping, and learning rate."""
-        p, c = self.progress, self.config
-        factor = rate_factor(p.step, c)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = factor * group["peak_lr"]
-        self.model.train()
-        loss = torch.zeros((), device=self.machine.device)
-        for k in range(p.step * c.grad_accum, (p.step + 1) * c.grad_accum):
-            x, y = (torch.from_numpy(part).to(self.machine.device) for part in self.batches.batch(k))
-            candidates = self.sampled_softmax.candidates(p.step, k) if self.sampled_softmax else None
-            with self.machine.autocast():
-                micro_loss = self.forward(x, y, candidates=candidates) / c.grad_accum
-            self.scaler.scale(micro_loss).backward()
-            loss += micro_loss.detach()
-        for optimizer in self.optimizers:
-            self.scaler.unscale_(optimizer)
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip_grad or math.inf)
-        # fp16 gradients may overflow: the scaler then skips the update and lowers its scale
-        if not math.isfinite(loss) or not (self.scaler.is_enabled() or math.isfinite(grad_norm)):
-            raise FloatingPointError(f"step {p.step + 1}: loss {loss.item()}, gradient norm {grad_norm.item()}. "
-                                     "What usually helps: a run with a lower --lr, more --warmup_steps or --amp off")
-        if math.isfinite(grad_norm):  # the scaler looks at one optimiser's gradients; clipping has mixed them all
-            for optimizer in self.optimizers:
-                self.scaler.step(optimizer)
-        self.scaler.update()
-        self.model.zero_grad(set_to_none=True)
-        p.step += 1
-        p.tokens += c.tokens_per_step
-        return loss.item(), grad_norm.item(), factor * c.lr
 
     def _measure(self, last: bool, stop: StopRequest) -> tuple[float | None, float | None]:
         """The loss over the whole text and with shifted windows, where the target may be reached or at the end of the
@@ -249,15 +214,11 @@ class Trainer:
         these are the best weights so far, or those that reached the target, best.pt, which has nothing else."""
         p = self.progress
         self._tick()
-        weights, checkpoints = self.model.state_dict(), []
+        state, checkpoints = self.step.state_dict(), []
         if best:
             p.best_mean = p.mean_loss
-            checkpoints.append(({"model": weights}, self.run.best_checkpoint, None))
-        checkpoints.append(({
-            "model": weights, "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "scaler": self.scaler.state_dict(), "progress": asdict(p), "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state() if self.machine.device.type == "cuda" else None,
-        }, self.run.last_checkpoint, self.run.previous_checkpoint))
+            checkpoints.append(({"model": state["model"]}, self.run.best_checkpoint, None))
+        checkpoints.append((state | {"progress": asdict(p)}, self.run.last_checkpoint, self.run.previous_checkpoint))
         self.writer.write(checkpoints)
 
     def _load(self) -> None:
@@ -270,14 +231,7 @@ class Trainer:
                 self.say(str(error))
         else:
             raise InputError(f"{self.run.path} has no checkpoint that can be read: start a new run")
-        self.model.load_state_dict(state["model"])
-        for optimizer, moments in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(moments)
-        if state["scaler"] and self.scaler.is_enabled():
-            self.scaler.load_state_dict(state["scaler"])
+        self.step.load_state_dict(state)
         self.progress = p = Progress(**state["progress"])
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] is not None and self.machine.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"])
         p.restarts.append(p.step)
         self.say(f"resumed at step {p.step:,} after {p.tokens:,} tokens, from {path.name}")

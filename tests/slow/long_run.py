@@ -29,13 +29,10 @@ class Clock:
     monotonic = perf_counter
 clock = lib.training.time = lib.live.time = Clock()
 
-def step(trainer):
+def step(self, number):
     clock.now += 0.18
-    p = trainer.progress
-    p.step += 1
-    p.tokens += trainer.config.tokens_per_step
     return 5 + random.random(), 1.0, 3e-4
-lib.training.Trainer._step = step
+lib.training.TrainingStep.__call__ = step
 """
 
 

@@ -1,0 +1,76 @@
+"""One update of the weights, and everything that it depends on besides the text."""
+import math
+from typing import Any
+
+import torch
+
+from lib.config import RunConfig
+from lib.corpus import Batches, Corpus
+from lib.machine import Machine
+from lib.model import GPT
+from lib.optimizer import make_optimizers, rate_factor
+from lib.sampled_softmax import SampledSoftmax
+
+
+class TrainingStep:
+    """Forward, backward, clip, update: call it with a step's number, from 0. Its state travels in the checkpoint."""
+
+    def __init__(self, model: GPT, corpus: Corpus, config: RunConfig, machine: Machine):
+        self.model, self.config, self.machine = model, config, machine
+        self.batches = Batches(corpus.tokens, config)
+        self.sampled_softmax = SampledSoftmax(corpus.tokens, model.config.vocab_size, config.seed,
+                                              machine.device) if config.sampled_softmax else None
+        self.optimizers = make_optimizers(model, config)
+        self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.amp is torch.float16)
+        self.forward = torch.compile(model) if config.compile else model
+
+    def __call__(self, step: int) -> tuple[float, float, float]:
+        """Update the weights once; returns the loss, the gradient norm before clipping, and the learning rate.
+
+        Raises FloatingPointError, before the update, where the loss or the gradient is no longer finite.
+        """
+        c = self.config
+        factor = rate_factor(step, c)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = factor * group["peak_lr"]
+        self.model.train()
+        loss = torch.zeros((), device=self.machine.device)
+        for k in range(step * c.grad_accum, (step + 1) * c.grad_accum):
+            x, y = (torch.from_numpy(part).to(self.machine.device) for part in self.batches.batch(k))
+            candidates = self.sampled_softmax.candidates(step, k) if self.sampled_softmax else None
+            with self.machine.autocast():
+                micro_loss = self.forward(x, y, candidates=candidates) / c.grad_accum
+            self.scaler.scale(micro_loss).backward()
+            loss += micro_loss.detach()
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip_grad or math.inf)
+        # fp16 gradients may overflow: the scaler then skips the update and lowers its scale
+        if not math.isfinite(loss) or not (self.scaler.is_enabled() or math.isfinite(grad_norm)):
+            raise FloatingPointError(f"step {step + 1}: loss {loss.item()}, gradient norm {grad_norm.item()}. "
+                                     "What usually helps: a run with a lower --lr, more --warmup_steps or --amp off")
+        if math.isfinite(grad_norm):  # the scaler looks at one optimiser's gradients; clipping has mixed them all
+            for optimizer in self.optimizers:
+                self.scaler.step(optimizer)
+        self.scaler.update()
+        self.model.zero_grad(set_to_none=True)
+        return loss.item(), grad_norm.item(), factor * c.lr
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights and all else that the next step depends on, the state of torch's random generators included."""
+        return {"model": self.model.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+                "scaler": self.scaler.state_dict(), "rng": torch.get_rng_state(),
+                "cuda_rng": torch.cuda.get_rng_state() if self.machine.device.type == "cuda" else None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on as the step did that this state is of."""
+        self.model.load_state_dict(state["model"])
+        for optimizer, moments in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(moments)
+        if state["scaler"] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"] is not None and self.machine.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"])

@@ -19,11 +19,13 @@ from typing import Literal
 import tyro
 
 from lib.config import PRESETS, ROOT, InputError, RunConfig, default_preset, preset_config, relative_to_root
-from lib.run_folder import RunFolder, open_run, resumed_run
+from lib.run_folder import RunFolder
+from lib.runs import open_run, resumed_run
 from lib.stopping import interrupts_become
 from lib.whole_file import sweep
 
 INTRODUCTION, TRAINING, RESULTS = ("1_data", "2_model"), "3_training", "4_results"
+README = ROOT / "README.md"
 EXIT_CODES = {"reached": 0, "failed": 1, "limit": 3, "not reproduced": 4, "stopped": 130, "died": 138}
 
 
@@ -34,11 +36,12 @@ class Arguments(RunConfig):
     # values to start from; auto: excerpt without a GPU, full with one, plain for an --input_file of yours
     preset: Literal["auto", *PRESETS] = "auto"
     reproduce: str = ""  # do this run again in a folder of its own, and say whether the losses agree
+    update_readme: bool = False  # fill the marked blocks of README.md from this run
 
 
-def parse(arguments: list[str]) -> tuple[RunConfig, str, str]:
-    """The configuration a command line asks for, its paths relative to the project, the name of its preset, and the run
-    it is to reproduce, if any.
+def parse(arguments: list[str]) -> tuple[RunConfig, str, Arguments]:
+    """The configuration a command line asks for, its paths relative to the project, the name of its preset, and all
+    that was given.
 
     What is not given comes from the preset, or from the run to be resumed or reproduced. Raises InputError; SystemExit
     for --help and for arguments that cannot be read.
@@ -66,15 +69,16 @@ def parse(arguments: list[str]) -> tuple[RunConfig, str, str]:
     given = tyro.cli(Arguments, default=Arguments(**dataclasses.asdict(base)), args=arguments, use_underscores=True,
                      prog="run_training.py", description=__doc__)
     config = RunConfig(**{field.name: getattr(given, field.name) for field in dataclasses.fields(RunConfig)})
-    return config.located(Path.cwd()), preset, early.reproduce
+    return config.located(Path.cwd()), preset, given
 
 
 def execute(config: RunConfig, run: RunFolder) -> int:
     """Run the notebooks and write the report, whatever becomes of them; returns the exit code."""
     # papermill and nbconvert take two seconds to import, which --help and a mistyped argument need not wait for
     from lib.index import write_index
-    from lib.notebooks import Screen, is_complete, run_notebook
+    from lib.notebooks import is_complete, run_notebook
     from lib.report import CHAPTERS, write_report
+    from lib.terminal import Screen, progress_bar
 
     screen = Screen()
     parameters = dataclasses.asdict(config) | {"preset": "given", "out_dir": relative_to_root(run.path)}
@@ -91,7 +95,10 @@ def execute(config: RunConfig, run: RunFolder) -> int:
             started = time.monotonic()
             if name == TRAINING:
                 run.keep_notebook(name)
-            outcomes[name] = run_notebook(name, run.notebook(name), parameters, screen if name == TRAINING else None)
+                with progress_bar(run, config) as training_screen:
+                    outcomes[name] = run_notebook(name, run.notebook(name), parameters, training_screen)
+            else:
+                outcomes[name] = run_notebook(name, run.notebook(name), parameters)
             print(f"{name}: {outcomes[name]} after {time.monotonic() - started:.1f} s", file=screen, flush=True)
         if name == TRAINING and outcomes[name] != "completed":
             run.record_end(outcomes[name])
@@ -108,7 +115,7 @@ def execute(config: RunConfig, run: RunFolder) -> int:
 
 def main(arguments: list[str]) -> int:
     try:
-        config, preset, reproduce = parse(arguments)
+        config, preset, given = parse(arguments)
         from lib.corpus import load_corpus
         from lib.floor import reachable_floor
         if config.device not in ("auto", "cpu"):
@@ -116,7 +123,10 @@ def main(arguments: list[str]) -> int:
             choose_device(config.device)
         corpus = load_corpus(config)
         reachable_floor(corpus.tokens, config)
-        original = RunFolder(Path.cwd() / reproduce) if reproduce else None
+        if given.update_readme:
+            from lib.readme import read_marked  # imports matplotlib
+            read_marked(README)
+        original = RunFolder(Path.cwd() / given.reproduce) if given.reproduce else None
         if original and original.read_config()[1]["corpus"]["sha256"] != corpus.sha256:
             raise InputError(f"{config.input_file} is not the text that {original.path.name} learned: name that one "
                              "with --input_file")
@@ -130,6 +140,10 @@ def main(arguments: list[str]) -> int:
         with interrupts_become(run.stop_file):
             print(f"run folder: {relative_to_root(run.path)}", flush=True)
             code = execute(config, run)
+            if given.update_readme:
+                from lib.readme import update_readme
+                update_readme(run, README)
+                print(f"filled the blocks of {relative_to_root(README)}")
             if not original or code not in (EXIT_CODES["reached"], EXIT_CODES["limit"]):
                 return code
             from lib.comparison import agreement

@@ -1,11 +1,9 @@
 """Several runs side by side."""
-import glob
-import os
 from dataclasses import asdict
 
 import pandas as pd
 
-from lib.config import PLACES, ROOT, InputError, relative_to_root
+from lib.config import LABELS, RunConfig, relative_to_root
 from lib.figures import shown
 from lib.run_folder import RunFolder
 
@@ -13,19 +11,6 @@ from lib.run_folder import RunFolder
 SEED_RUN = {"run": "the seed's run", "state": "one minibatch < 0.1", "loss": 0.0899, "tokens": 39_400_000,
             "elapsed_sec": 41 * 60.0, "epochs": 117.0, "text_tokens": 338_025, "device": "RTX 4060 Ti"}
 LEADERBOARD = ("corpus_loss", "shifted_loss", "loss", "tokens", "epochs", "elapsed_sec")
-
-
-def find_runs(patterns: str) -> list[RunFolder]:
-    """The runs that globs, separated by spaces and relative to the project folder, find, in order; each once.
-
-    Raises InputError where there is none that has logged a step.
-    """
-    folders = {os.path.realpath(path) for pattern in patterns.split()
-               for path in glob.glob(os.path.join(ROOT, pattern))}
-    runs = [run for run in map(RunFolder, sorted(folders)) if run.config_file.exists() and run.sketch_losses()]
-    if not runs:
-        raise InputError(f"{patterns!r} finds no run that has logged a step: name others, runs/*full* for instance")
-    return runs
 
 
 def leaderboard(runs: list[RunFolder]) -> pd.DataFrame:
@@ -59,5 +44,12 @@ def agreement(run: RunFolder, original: RunFolder) -> tuple[bool, str]:
 def differing_parameters(runs: list[RunFolder]) -> pd.DataFrame:
     """The parameters that are not the same in all runs, a row for each, a column for each run."""
     table = pd.DataFrame({relative_to_root(run.path): asdict(run.read_config()[0]) for run in runs})
-    table = table.drop(index=list(PLACES))
+    table = table.drop(index=list(LABELS))
     return table[table.map(repr).nunique(axis=1) > 1]
+
+
+def changed_parameters(config: RunConfig) -> pd.DataFrame:
+    """The parameters of a run that are not as they are by default, with both values."""
+    rows = {name: (value, getattr(RunConfig(), name)) for name, value in asdict(config).items()
+            if name not in LABELS and value != getattr(RunConfig(), name)}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["this run", "default"])

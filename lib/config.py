@@ -81,6 +81,8 @@ class RunConfig:
     max_hours: PositiveOrZero = 0.0  # stop after this many hours, counted anew by --resume; 0: no limit
     # what to write, and when
     out_dir: str = ""  # folder of the run; empty: runs/<UTC time>-<preset>
+    note: str = ""  # a sentence about this run, kept and shown with it
+    tag: str = ""  # words to find this run by among others
     log_every: Count = 10  # steps between two rows of the metrics
     save_every: Count = 500  # steps between two checkpoints
     sample_every: Count = 500  # steps between two samples
@@ -154,7 +156,7 @@ FIXED_ON_RESUME = ("max_tokens", "order", "n_layer", "n_head", "n_embd", "block_
                    "grad_accum", "sampled_softmax", "optimizer", "muon_lr", "embedding_lr", "lr", "weight_decay",
                    "beta1", "beta2", "seed")
 
-PLACES = ("out_dir", "resume")  # parameters that say where a run is, not what it is
+LABELS = ("out_dir", "note", "tag", "resume")  # parameters that say which run it is, not what it does
 
 PRESETS: dict[str, dict[str, Any]] = {
     # 124M on the first pages of the text, to the target, in minutes without a GPU: windows that are always cut alike
@@ -196,7 +198,7 @@ def command_line(config: RunConfig) -> str:
     for preset in PRESETS:
         usual = preset_config(preset)
         changes[preset] = {name: value for name, value in dataclasses.asdict(config).items()
-                           if name not in PLACES and value != getattr(usual, name)}
+                           if name not in LABELS and value != getattr(usual, name)}
     nearest = min(changes, key=lambda preset: len(changes[preset]))
     options = [f"--{name}" if value is True else f"--{name}={shlex.quote(str(value))}"
                for name, value in changes[nearest].items()]

@@ -17,6 +17,7 @@ FIGURES = {  # by their names in summary.json, those that other files give as we
     "mean_loss": Figure("mean loss over the last epoch", "{:.6f}"),
     "loss": Figure("loss of the last step", "{:.6f}"),
     "lowest_loss": Figure("lowest loss of a step", "{:.6f}"),
+    "target_loss": Figure("target", "{:g}"),
     "step": Figure("steps", "{:,.0f}"),
     "tokens": Figure("tokens trained on", "{:,.0f}"),
     "epochs": Figure("pseudo-epochs", "{:.1f}"),

@@ -14,10 +14,17 @@ def loss_floor(tokens: np.ndarray, seq_len: int, order: str) -> float:
     H(their first tokens), over all windows where offsets are random, over those cut at 0 where they are not. Two
     windows taken for one by their hashes would change it by less than 2 / N.
     """
-    cut_at_0 = order in ("fixed", "sequential")
-    starts = window_starts(len(tokens), seq_len) if cut_at_0 else slice(len(tokens) - seq_len)
+    starts = _starts(tokens, seq_len, order)
     windows = ngram_identities(tokens, seq_len + 1)[starts]
     return max(0.0, _entropy(windows) - _entropy(tokens[starts])) / seq_len
+
+
+def position_floors(tokens: np.ndarray, seq_len: int, order: str) -> np.ndarray:
+    """The same for each of the first seq_len targets of a window, (seq_len,): what the next token costs at least to one
+    who knows the text and has read the window so far, H(windows of n + 1 tokens) - H(windows of n tokens)."""
+    starts = _starts(tokens, seq_len, order)
+    entropies = [_entropy(ngram_identities(tokens, n)[starts]) for n in range(1, seq_len + 2)]
+    return np.maximum(0.0, np.diff(entropies))
 
 
 def reachable_floor(tokens: np.ndarray, config: RunConfig) -> float:
@@ -30,6 +37,12 @@ def reachable_floor(tokens: np.ndarray, config: RunConfig) -> float:
         raise InputError(f"no model can reach a loss of {config.target_loss:g} on this text in windows of seq_len "
                          f"{config.seq_len}: the floor is {floor:.6f} (each window starts without context); {advice}")
     return floor
+
+
+def _starts(tokens: np.ndarray, seq_len: int, order: str) -> np.ndarray | slice:
+    """Where the windows start that an order trains on, or all that it may."""
+    cut_at_0 = order in ("fixed", "sequential")
+    return window_starts(len(tokens), seq_len) if cut_at_0 else slice(len(tokens) - seq_len)
 
 
 def _entropy(identity: np.ndarray) -> float:

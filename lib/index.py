@@ -6,6 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
+from lib.config import RunConfig
 from lib.figures import label, written
 from lib.run_folder import RunFolder
 from lib.whole_file import write_whole
@@ -31,13 +32,14 @@ def write_index(folder: Path) -> Path:
 def _row(run: RunFolder) -> dict[str, Any]:
     """What the page shows of a run; cells are (value to sort by, text), empty where nothing was measured."""
     summary = run.read_summary()
+    config = run.read_config()[0] if run.config_file.exists() else RunConfig()
     cells = [(summary["state"], summary["state"])]
     for name in COLUMNS:
         value = summary.get(name)
         cells.append(("", "") if value is None else (value, written(name, value)))
     losses = run.sketch_losses()
     return {"name": run.path.name, "report": f"{run.path.name}/report.html" if run.report.exists() else "",
-            "cells": cells, "curve": _curve(losses),
+            "words": " · ".join(filter(None, [config.note, config.tag])), "cells": cells, "curve": _curve(losses),
             "told": f"mean loss from {losses[0][1]:.2f} to {losses[-1][1]:.3f}" if losses else ""}
 
 

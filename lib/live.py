@@ -30,10 +30,13 @@ class LiveView:
 
     def tell(self, row: dict[str, Any]) -> None:
         c = self.config
-        left = (c.steps - row["step"]) * c.tokens_per_step / row["tokens_per_sec"] / 60
+        minutes_a_step = c.tokens_per_step / row["tokens_per_sec"] / 60
+        to_target = self.run.read_summary().get("steps_to_target")
         line = (f"step {row['step']:,} of at most {c.steps:,} | loss {row['loss']:.4f} | mean over the last epoch "
-                f"{row['mean_loss']:.4f} | target {c.target_loss:g} | {row['tokens_per_sec']:,.0f} tokens/s | "
-                f"at most {left:,.0f} min left")
+                f"{row['mean_loss']:.4f} | target {c.target_loss:g}"
+                + ("" if to_target is None else f" in some {to_target * minutes_a_step:,.0f} min")
+                + f" | {row['tokens_per_sec']:,.0f} tokens/s | at most {(c.steps - row['step']) * minutes_a_step:,.0f} "
+                "min left")
         self.status.update({"text/plain": line}, raw=True)
 
     def draw(self) -> None:

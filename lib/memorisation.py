@@ -26,20 +26,25 @@ class Recall:
 
 
 def recall(model: GPT, tokens: np.ndarray, starts: np.ndarray, prefix: int, context: int,
-           batch_size: int = 50) -> Recall:
+           batch_size: int = 10) -> Recall:
     """Let a model go on, greedily, from the `prefix` tokens at each of `starts`, and compare with the text (N,).
 
-    Only starts with prefix + CONTINUATION tokens behind them count; where there is none, shares are NaN.
+    A batch ends as soon as each of its passages has gone wrong, so small ones are fastest. Only starts with
+    prefix + CONTINUATION tokens behind them count; where there is none, shares are NaN.
     """
     starts = starts[starts + prefix + CONTINUATION <= len(tokens)]
     if not len(starts):
         return Recall(0, math.nan, math.nan)
     passages = tokens[starts[:, None] + np.arange(prefix + CONTINUATION)].astype(np.int64)
-    right = []
-    for some in torch.from_numpy(passages).to(model.wte.weight.device).split(batch_size):
-        told = torch.stack(list(generate(model, some[:, :prefix], CONTINUATION, context, temperature=0)), dim=1)
-        right.append((told == some[:, prefix:]).long().cumprod(dim=1).sum(dim=1))
-    right = torch.cat(right)
+    right = torch.zeros(len(starts), dtype=torch.long)
+    for first, some in enumerate(torch.from_numpy(passages).to(model.wte.weight.device).split(batch_size)):
+        going = torch.ones(len(some), dtype=torch.bool)  # has made no error yet
+        told = generate(model, some[:, :prefix], CONTINUATION, context, temperature=0)
+        for token, truth in zip(told, some[:, prefix:].T, strict=True):
+            going &= (token == truth).cpu()
+            if not going.any():
+                break
+            right[first * batch_size:][:len(some)] += going
     return Recall(len(starts), (right == CONTINUATION).double().mean().item(), right.double().mean().item())
 
 

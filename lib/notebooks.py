@@ -2,7 +2,6 @@
 import contextlib
 import os
 import re
-import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -19,6 +18,7 @@ from papermill.utils import remove_args
 from traitlets.config import Config
 
 from lib.config import ROOT
+from lib.terminal import Screen
 from lib.whole_file import write_whole
 
 SOURCES = ROOT / "notebooks"
@@ -26,7 +26,7 @@ SOURCES = ROOT / "notebooks"
 OVERWRITTEN = re.compile(r"[^\n]*\r(?!\n)")
 
 
-def run_notebook(name: str, output: Path, parameters: dict[str, Any], screen: "Screen | None" = None) -> str:
+def run_notebook(name: str, output: Path, parameters: dict[str, Any], screen: Screen | None = None) -> str:
     """Execute notebooks/<name>.ipynb into `output`, with those `parameters` that its parameters cell has.
 
     What its cells print goes to `screen` as it comes. Returns "completed", "failed" (a cell raised) or "died" (the
@@ -58,18 +58,6 @@ def is_complete(path: Path) -> bool:
     """Whether a notebook is there and was executed to its end."""
     return path.exists() and all(cell.metadata.get("papermill", {}).get("status") == "completed"
                                  for cell in nbformat.read(path, as_version=4).cells)
-
-
-class Screen:
-    """Standard output that nobody may be looking at any more: writing to a closed terminal is no error."""
-
-    def write(self, text: str) -> None:
-        with contextlib.suppress(OSError):
-            sys.stdout.write(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            sys.stdout.flush()
 
 
 class CarefulManager(NotebookExecutionManager):
@@ -141,7 +129,12 @@ class CarefulEngine(NBClientEngine):
     def execute_managed_notebook(cls, nb_man, kernel_name, start_timeout=60, execution_timeout=None, **kwargs):
         kwargs = remove_args(["input_path", "timeout", "startup_timeout"], **kwargs)
         CarefulClient(nb_man, kernel_name=kernel_name, timeout=execution_timeout, startup_timeout=start_timeout,
-                      log=logger, **kwargs).execute()
+                      log=logger, **kwargs).execute(env=os.environ | {"PYTHONPATH": _import_path()})
+
+
+def _import_path() -> str:
+    """What makes a kernel import this lib, also where the environment it runs in was set up for another checkout."""
+    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
 
 papermill_engines.register("careful", CarefulEngine)

@@ -100,6 +100,38 @@ def training_health(metrics: pd.DataFrame) -> Figure:
 
 
 @rc_context(STYLE)
+def usage(table: pd.DataFrame) -> Figure:
+    """Memory and processor time by minutes of training, one above the other; the columns are those of usage.csv."""
+    figure, (memory, processor) = _new(2, 1, (WIDTH, 3.8), sharex=True)
+    minutes = table["elapsed_sec"] / 60
+    memory.plot(minutes, table["memory_gb"], color=BLUE, marker=".", linewidth=1.2, label="main memory")
+    if table["gpu_memory_gb"].notna().any():
+        memory.plot(minutes, table["gpu_memory_gb"], color=ORANGE, marker=".", linewidth=1.2, label="GPU memory")
+        memory.legend(fontsize=9)
+    processor.plot(minutes, table["processor_percent"] / 100, color=GREEN, marker=".", linewidth=1.2)
+    memory.set(ylabel="memory (GB)", ylim=(0, None))
+    processor.set(ylabel="cores at work", xlabel="minutes of training", xlim=(0, None), ylim=(0, None))
+    return figure
+
+
+@rc_context(STYLE)
+def position_losses(table: pd.DataFrame, floors: Sequence[float]) -> Figure:
+    """The mean loss at each position of a window, cut as in training and moved by half, beside what it costs at least.
+
+    `table` has the columns position, loss and moved; `floors` (T,) is what one who knows the text cannot do without.
+    """
+    figure, axes = _new()
+    axes.plot(table["position"], table["moved"], color=SKY, linewidth=1.2, label="windows moved by half")
+    axes.plot(table["position"], table["loss"], color=BLUE, linewidth=1.8, label="windows as trained")
+    axes.plot(range(1, len(floors) + 1), floors, color=GREY, linestyle=":", linewidth=1.8,
+              label="one who knows the text")
+    axes.set(xscale="log", xlabel="position in the window (tokens)", ylabel="mean loss (nats)", ylim=(0, None))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.legend(fontsize=9)
+    return figure
+
+
+@rc_context(STYLE)
 def token_frequencies(counts: Sequence[int]) -> Figure:
     """How often each token occurs, from the most frequent to the rarest, on two log scales."""
     figure, axes = _new()
@@ -130,11 +162,21 @@ def bars(labels: Sequence[str], values: Sequence[float], xlabel: str, form: str 
 
 
 @rc_context(STYLE)
-def matrix(values: np.ndarray, xlabel: str, ylabel: str, title: str = "") -> Figure:
-    """A matrix of values from 0 upwards as shades of blue, row 0 on top."""
-    figure, axes = _new(size=(4.6, 4.0))
-    image = axes.imshow(values, cmap="Blues", vmin=0)
-    axes.grid(visible=False)
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
-    figure.colorbar(image, shrink=0.8)
+def matrices(values: dict[str, np.ndarray], xlabel: str, ylabel: str, names: Sequence[str] = ()) -> Figure:
+    """Square matrices of values from 0 to 1 by their titles, in two columns, as shades of blue, row 0 on top. `names`
+    are those of rows and columns."""
+    rows, columns = -(-len(values) // 2), min(2, len(values))
+    figure, axes = _new(rows, columns, (WIDTH * (0.35 + 0.325 * columns), 0.4 + 3.2 * rows), squeeze=False)
+    for axis in axes.flat[len(values):]:
+        axis.remove()
+    for axis, (title, matrix) in zip(axes.flat, values.items(), strict=False):
+        image = axis.imshow(matrix, cmap="Blues", vmin=0, vmax=1)
+        axis.grid(visible=False)
+        axis.set_title(title, fontsize=9, parse_math=False)
+        if names:
+            axis.set_xticks(range(len(names)), names, parse_math=False, fontsize=6, rotation=90)
+            axis.set_yticks(range(len(names)), names, parse_math=False, fontsize=6)
+    figure.colorbar(image, ax=axes, shrink=0.6 / rows)
+    figure.supxlabel(xlabel, fontsize=10)
+    figure.supylabel(ylabel, fontsize=10)
     return figure

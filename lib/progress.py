@@ -40,10 +40,20 @@ class Progress:
         The running mean lags, for it is of weights up to an epoch old. So it is taken to fall in one epoch more by the
         factor it fell by in the last one.
         """
-        if len(self.recent) < self.epoch_steps:
-            return math.inf
+        return self.mean_loss * min(1.0, self._fall) if len(self.recent) >= self.epoch_steps else math.inf
+
+    @property
+    def _fall(self) -> float:
+        """The factor by which the running mean fell in the last epoch; 1 before the end of the second one."""
         before = self.recent[:-self.epoch_steps]
-        return self.mean_loss * (min(1.0, self.mean_loss / _mean(before)) if len(before) == self.epoch_steps else 1.0)
+        return self.mean_loss / _mean(before) if len(before) == self.epoch_steps else 1.0
+
+    def steps_to(self, target: float) -> int | None:
+        """Steps after which the running mean would be at the target if it went on falling by the same factor in each
+        epoch; None where it does not fall, or nobody can tell yet."""
+        if target <= 0 or self._fall >= 1:
+            return None
+        return max(0, round(self.epoch_steps * math.log(target / self.mean_loss) / math.log(self._fall)))
 
     def summary(self, config: RunConfig, text_tokens: int, state: str, what_next: str = "") -> dict[str, Any]:
         """What summary.json holds of this: the state and its verdict in words, unrounded losses, counts, seconds."""
@@ -60,6 +70,7 @@ class Progress:
                     verdict=f"{verdict} (step {self.step:,}, {self.tokens:,} tokens, {self.elapsed_sec:,.0f} s)",
                     target_loss=config.target_loss, corpus_loss=self.corpus_loss, shifted_loss=self.shifted_loss,
                     loss=self.recent[-1] if self.recent else None, mean_loss=self.mean_loss if self.recent else None,
+                    steps_to_target=self.steps_to(config.target_loss) if state == "running" else None,
                     step=self.step, tokens=self.tokens, epochs=self.tokens / text_tokens,
                     elapsed_sec=self.elapsed_sec, step_sec=self.step_sec, restarts=self.restarts)
 

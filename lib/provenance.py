@@ -11,6 +11,7 @@ from lib.corpus import Corpus
 from lib.machine import Machine
 from lib.run_folder import utc_now
 
+LONGEST_DIFF = 1_000_000
 PACKAGES = ("torch", "numpy", "tiktoken", "papermill", "nbconvert", "matplotlib", "pandas")
 
 
@@ -28,12 +29,18 @@ def provenance(corpus: Corpus, machine: Machine, floor: float) -> dict[str, Any]
 
 
 def git_state() -> dict[str, Any]:
-    """The commit that is checked out and whether files differ from it; None for both outside a git checkout."""
+    """The commit that is checked out, whether files differ from it, and how those it knows do, as `git apply` takes it;
+    None for all three outside a git checkout, and for a difference of more than LONGEST_DIFF characters."""
     def git(*words: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=True)
-            return done.stdout.strip()
+            done = subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=True,
+                                  encoding="utf-8", errors="replace")
+            return done.stdout
         except (OSError, subprocess.CalledProcessError):
             return None
     commit = git("rev-parse", "HEAD")
-    return {"commit": commit, "dirty": bool(git("status", "--porcelain")) if commit else None}
+    if not commit:
+        return dict.fromkeys(("commit", "dirty", "diff"))
+    diff = git("diff", "HEAD") or ""
+    return {"commit": commit.strip(), "dirty": bool(git("status", "--porcelain")),
+            "diff": diff if len(diff) <= LONGEST_DIFF else None}

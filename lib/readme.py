@@ -30,11 +30,7 @@ def update_readme(run: RunFolder, readme: Path) -> None:
     Raises InputError, and leaves the README as it is, where that or the run is missing, where a marker is missing,
     doubled or out of order, and where the run has logged nothing.
     """
-    try:
-        text = readme.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{readme} cannot be read: {error}") from None
-    _check_markers(text, readme)
+    text = read_marked(readme)
     if not len(run.read_metrics()):
         raise InputError(f"{run.path} has logged no step yet")
     for name, block in blocks(run, readme.resolve().parent).items():
@@ -47,7 +43,12 @@ def update_readme(run: RunFolder, readme: Path) -> None:
         raise InputError(f"{readme} cannot be written: {error}") from None
 
 
-def _check_markers(text: str, readme: Path) -> None:
+def read_marked(readme: Path) -> str:
+    """The text of a README; InputError where it cannot be read, or a marker is missing, doubled or out of order."""
+    try:
+        text = readme.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{readme} cannot be read: {error}") from None
     found = [match.groups() for match in MARKER.finditer(text) if match[1] in NAMES]
     for name in NAMES:
         sides = [side for block, side in found if block == name]
@@ -56,6 +57,7 @@ def _check_markers(text: str, readme: Path) -> None:
                              f"each, and has {', '.join(sides) or 'neither'}: nothing was changed")
     if any(start[0] != end[0] for start, end in zip(found[::2], found[1::2], strict=True)):
         raise InputError(f"{readme} has one block inside another: nothing was changed")
+    return text
 
 
 def blocks(run: RunFolder, base: Path) -> dict[str, str]:

@@ -2,23 +2,28 @@
 import copy
 import html
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
 from traitlets.config import Config
 
+from lib.figures import shown
 from lib.run_folder import RunFolder
 from lib.whole_file import write_whole
 
 TEMPLATES = Path(__file__).parent
 CHAPTERS = ("1_data", "2_model", "3_training", "4_results")
+BANNER = ("state", "corpus_loss", "target_loss", "tokens", "step", "elapsed_sec", "parameters")
 
 
 def write_report(run: RunFolder) -> Path:
-    """Write report.html into the run's folder from the notebooks that are there, executed to the end or not."""
+    """Write report.html into the run's folder from the notebooks that are there, executed to the end or not, and the
+    same as one notebook, report.ipynb."""
     chapters = [nbformat.read(run.notebook(name), as_version=4) for name in CHAPTERS if run.notebook(name).exists()]
     page = merge(chapters, title=run.path.name)
+    write_whole(nbformat.writes(page) + "\n", run.notebook("report"))
     summary = {"state": "failed", "verdict": "Training did not begin"}
     if run.summary_file.exists():
         summary = run.read_summary()
@@ -26,7 +31,8 @@ def write_report(run: RunFolder) -> Path:
         "HTMLExporter": {"extra_template_basedirs": [str(TEMPLATES)], "template_name": "report_template",
                          "exclude_anchor_links": True},
     })
-    resources = {"verdict": summary["verdict"], "state": summary["state"], "chapters": contents(page),
+    resources = {"verdict": summary["verdict"], "state": summary["state"], "figures": banner(run, summary),
+                 "chapters": contents(page),
                  "light_code": HtmlFormatter(style="default").get_style_defs(".highlight"),
                  "dark_code": HtmlFormatter(style="github-dark").get_style_defs(".highlight")}
     body, _ = HTMLExporter(config=config).from_notebook_node(page, resources)
@@ -34,9 +40,21 @@ def write_report(run: RunFolder) -> Path:
     return run.report
 
 
+def banner(run: RunFolder, summary: dict[str, Any]) -> dict[str, str]:
+    """What stands below the verdict: the figures of a run by what they are called, as far as there are any."""
+    figures = shown({name: summary[name] for name in BANNER if name in summary})
+    if run.config_file.exists():
+        config, facts = run.read_config()
+        figures["device"] = f"{facts['machine']['device']}, {facts['machine']['precision']}"
+        figures |= {name: text for name, text in (("note", config.note), ("tag", config.tag)) if text}
+    return figures
+
+
 def merge(chapters: list[nbformat.NotebookNode], title: str) -> nbformat.NotebookNode:
     """One notebook with the cells of all, in order, each with an id of its own."""
-    merged = nbformat.v4.new_notebook(metadata={"title": title, "language_info": {"name": "python"}})
+    merged = nbformat.v4.new_notebook(metadata={
+        "title": title, "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+        "language_info": {"name": "python"}})
     for number, chapter in enumerate(chapters, 1):
         for place, cell in enumerate(chapter.cells):
             cell = copy.deepcopy(cell)

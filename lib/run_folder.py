@@ -4,91 +4,21 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lib.config import FIXED_ON_RESUME, ROOT, InputError, RunConfig, relative_to_root
-from lib.seal import is_intact
+from lib.config import ROOT, InputError, RunConfig, relative_to_root
 from lib.whole_file import write_whole
 
 METRICS = ("step", "tokens", "loss", "mean_loss", "lr", "grad_norm", "tokens_per_sec", "elapsed_sec", "corpus_loss")
+USAGE = ("step", "elapsed_sec", "memory_gb", "processor_percent", "gpu_memory_gb")
 SEPARATOR = "=" * 80
 PATIENCE_SEC = 5  # to wait for a process that is about to end
-
-
-def new_run_path(preset: str) -> Path:
-    """Make and return the folder of a new run, runs/<UTC time>-<preset>; of several at once each gets its own."""
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    for count in range(1, 1000):
-        path = ROOT / "runs" / (f"{stamp}-{preset}" + (f"-{count}" if count > 1 else ""))
-        try:
-            path.mkdir(parents=True)
-            return path
-        except FileExistsError:
-            continue
-    raise InputError(f"there are a thousand runs named {stamp}-{preset}: name the folder with --out_dir")
-
-
-def newest_run() -> "RunFolder":
-    """The run in runs/ that was started last; InputError where there is none."""
-    configs = sorted((ROOT / "runs").glob("*/config.json"), key=os.path.getmtime)
-    if not configs:
-        raise InputError("there is no run in runs/ yet: run the notebook 3_training, or run_training.py")
-    return RunFolder(configs[-1].parent)
-
-
-def open_run(config: RunConfig, preset: str, corpus_sha256: str) -> "RunFolder":
-    """The folder a configuration asks for: that of the run to go on with, or a new one.
-
-    Raises InputError where the folder holds a run already or cannot be written to, where there is none to go on with,
-    and where that one learns another text or depends on a parameter that is now different.
-    """
-    if config.resume:
-        run = resumed_run(config.resume)
-        before, facts = run.read_config()
-        if facts["corpus"]["sha256"] != corpus_sha256:
-            raise InputError(f"{config.input_file} is not the text that {run.path.name} learns: name that one with "
-                             "--input_file, or start a new run")
-        for name in FIXED_ON_RESUME:
-            if getattr(config, name) != getattr(before, name):
-                raise InputError(f"{name} was {getattr(before, name)} in {run.path.name} and cannot become "
-                                 f"{getattr(config, name)} there: leave it out, or start a new run")
-        return run
-    try:
-        run = RunFolder(config.out_dir or new_run_path(preset))
-        if run.config_file.exists():
-            raise InputError(f"{run.path} holds a run already: go on with it by --resume, or choose another --out_dir")
-        run.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"a run cannot be written there: {error}. Choose another --out_dir") from None
-    if not os.access(run.path, os.W_OK):
-        raise InputError(f"{run.path} cannot be written to: choose another --out_dir")
-    return run
-
-
-def resumed_run(resume: str) -> "RunFolder":
-    """The run that `resume` names, by its folder or by its last.pt.
-
-    Raises InputError where it cannot be gone on with: no run, one that another process trains, no intact checkpoint.
-    """
-    path = Path(os.path.normpath(ROOT / resume))
-    run = RunFolder(path.parent.parent if path.suffix == ".pt" else path)
-    if path.suffix == ".pt" and path != run.last_checkpoint:
-        raise InputError(f"a run goes on from its last.pt, not from {path}: name that, or the run's folder")
-    if not run.config_file.exists():
-        raise InputError(f"{run.path} holds no run that has begun to train: start a new one")
-    with run.lock():
-        damaged = [checkpoint for checkpoint in run.checkpoints() if not is_intact(checkpoint)]
-    if damaged and damaged == run.checkpoints():
-        raise InputError(f"{' and '.join(map(str, damaged))} cannot be gone on from: the digest does not fit, so it is "
-                         "damaged or not a checkpoint of this project. Start a new run")
-    return run
 
 
 class RunFolder:
@@ -100,6 +30,9 @@ class RunFolder:
         self.summary_file = self.path / "summary.json"
         self.log_file = self.path / "logs" / "train.log"
         self.metrics_file = self.path / "logs" / "train_metrics.csv"
+        self.usage_file = self.path / "logs" / "usage.csv"
+        self.position_losses_file = self.path / "logs" / "position_losses.csv"
+        self.token_losses_file = self.path / "samples" / "token_losses.csv"
         self.samples_file = self.path / "samples" / "samples.txt"
         self.last_checkpoint = self.path / "checkpoints" / "last.pt"
         self.previous_checkpoint = self.path / "checkpoints" / "previous.pt"  # what last.pt was before
@@ -201,19 +134,31 @@ class RunFolder:
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Append a row with the columns METRICS; what was not measured is None and stays empty."""
-        self.metrics_file.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.metrics_file, "a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, METRICS)
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerow(row)
+        _append_row(self.metrics_file, METRICS, row)
 
     def read_metrics(self):
         """The metrics as a pandas DataFrame, one row per logged step; empty before the first."""
-        import pandas as pd  # half a second that run_training.py need not wait for
-        if not self.metrics_file.exists():
-            return pd.DataFrame(columns=list(METRICS), dtype=float)
-        return pd.read_csv(self.metrics_file)
+        return _read_rows(self.metrics_file, METRICS)
+
+    # logs/usage.csv: memory and processor; logs/position_losses.csv: by the last pass over the text
+
+    def append_usage(self, row: dict[str, Any]) -> None:
+        """Append a row with the columns USAGE."""
+        _append_row(self.usage_file, USAGE, row)
+
+    def read_usage(self):
+        """A pandas DataFrame of memory (GB) and processor time (percent of one core); empty before the first row."""
+        return _read_rows(self.usage_file, USAGE)
+
+    def write_position_losses(self, at_cuts: Sequence[float], moved: Sequence[float]) -> None:
+        """Record the mean loss at each position of the windows, cut as in training and moved by half their length."""
+        rows = [f"{position},{float(a)!r},{float(b)!r}\n"
+                for position, (a, b) in enumerate(zip(at_cuts, moved, strict=True), 1)]
+        write_whole("position,loss,moved\n" + "".join(rows), self.position_losses_file)
+
+    def read_position_losses(self):
+        """These as a pandas DataFrame with the columns position (from 1), loss and moved; empty if not measured."""
+        return _read_rows(self.position_losses_file, ("position", "loss", "moved"))
 
     def sketch_losses(self, points: int = 40) -> list[tuple[int, float]]:
         """(step, mean loss) of the first row, the last one and some between, read in the same time from any length."""
@@ -231,6 +176,17 @@ class RunFolder:
                     if line.endswith(b"\n"):
                         rows[int(row["step"])] = float(row["mean_loss"])
         return sorted(rows.items())
+
+    # samples/token_losses.csv: how well each token of the text's first window was known when a sample was drawn
+
+    def append_token_losses(self, step: int, losses: Sequence[float]) -> None:
+        """Append the losses (T,) of the first window's targets at a step."""
+        columns = ("step", *range(1, len(losses) + 1))
+        _append_row(self.token_losses_file, columns, dict(zip(columns, (step, *losses), strict=True)))
+
+    def read_token_losses(self):
+        """A pandas DataFrame, a row for each step, its columns step and 1 to T; empty before the first."""
+        return _read_rows(self.token_losses_file, ("step",))
 
     # samples/samples.txt: STEP, PROMPT, OUTPUT, separator
 
@@ -251,12 +207,13 @@ class RunFolder:
         return samples
 
     def forget_after(self, step: int) -> None:
-        """Drop metrics and samples of later steps: a run resumed from `step` will write them again."""
-        if self.metrics_file.exists():
-            lines = self.metrics_file.read_bytes().decode("utf-8").splitlines(keepends=True)
-            whole = [line for line in lines if line.endswith("\n")]  # a full disk may have cut the last one
-            kept = [line for line in whole[1:] if int(line.partition(",")[0]) <= step]
-            write_whole("".join(whole[:1] + kept), self.metrics_file)
+        """Drop rows and samples of later steps: a run resumed from `step` will write them again."""
+        for table in (self.metrics_file, self.usage_file, self.token_losses_file):
+            if table.exists():
+                lines = table.read_bytes().decode("utf-8").splitlines(keepends=True)
+                whole = [line for line in lines if line.endswith("\n")]  # a full disk may have cut the last one
+                kept = [line for line in whole[1:] if int(line.partition(",")[0]) <= step]
+                write_whole("".join(whole[:1] + kept), table)
         if self.samples_file.exists():
             kept = [_entry(*sample) for sample in self.read_samples() if sample[0] <= step]
             write_whole("".join(kept), self.samples_file)
@@ -266,6 +223,24 @@ class RunFolder:
             return json.loads(path.read_text("utf-8"))
         except FileNotFoundError:
             raise InputError(f"{self.path} is not a run: it holds no {path.name}") from None
+
+
+def _append_row(path: Path, columns: Sequence, row: dict[Any, Any]) -> None:
+    """Append a row to a table of comma-separated values, which begins with the names of its columns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def _read_rows(path: Path, columns: Sequence[str]):
+    """Such a table as a pandas DataFrame; without rows where there is none."""
+    import pandas as pd  # half a second that run_training.py need not wait for
+    if not path.exists():
+        return pd.DataFrame(columns=list(columns), dtype=float)
+    return pd.read_csv(path)
 
 
 def _entry(step: int, prompt: str, output: str) -> str:

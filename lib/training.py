@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
 
 from lib.checkpoint import CheckpointWriter, load_checkpoint, require_space
 from lib.config import InputError, RunConfig
 from lib.corpus import Corpus
-from lib.evaluation import corpus_loss
+from lib.evaluation import CorpusLoss, corpus_loss, token_losses
 from lib.machine import Machine, memory_free, memory_needed
 from lib.model import GPT, GPTConfig
 from lib.progress import Progress
@@ -19,6 +20,7 @@ from lib.run_folder import RunFolder
 from lib.sampling import sample_texts
 from lib.stopping import Stopped, StopRequest
 from lib.training_step import TrainingStep
+from lib.usage import UsageSampler
 from lib.whole_file import sweep
 
 
@@ -84,8 +86,9 @@ class Trainer:
         self._began = self._called - p.elapsed_sec
         self._report("running")
         state = self._ended()
-        while not state:
-            state = self._advance(stop)
+        with UsageSampler(self.run, self.machine.device, lambda: (p.step, time.perf_counter() - self._began)):
+            while not state:
+                state = self._advance(stop)
         summary = self._report(state, self.run.advice())
         self.say(summary["verdict"])
         return summary
@@ -129,20 +132,26 @@ class Trainer:
         p, c = self.progress, self.config
         ended = p.step >= c.steps or 0 < c.max_hours <= (time.perf_counter() - self._called) / 3600
         whole, shifted = self._measure(ended, stop)
-        reached = whole is not None and whole < c.target_loss
+        reached = whole is not None and whole.mean < c.target_loss
         ended = ended or reached
-        texts = sample_texts(self.model, c, p.step, stop.check) if ended or p.step % c.sample_every == 0 else []
+        sampled = ended or p.step % c.sample_every == 0
+        texts = sample_texts(self.model, c, p.step, stop.check) if sampled else []
 
         (loss, grad_norm, lr), p.due = p.due, None
-        p.corpus_loss, p.shifted_loss = whole, shifted
-        if whole is not None:
+        p.corpus_loss, p.shifted_loss = whole and whole.mean, shifted and shifted.mean
+        if whole:
             p.next_pass = p.tokens + len(self.corpus.tokens) // 2
         self._tick()
-        if shifted is not None:
-            self.say(f"windows moved by half their length: loss {shifted:.6f}")
-        if ended or whole is not None or p.step == 1 or p.step % c.log_every == 0:
-            self._log(loss, grad_norm, lr, always=ended or whole is not None)
-        self.run.append_samples(p.step, c.prompt, texts)
+        if shifted:
+            self.run.write_position_losses(whole.by_position, shifted.by_position)
+            self.say(f"windows moved by half their length: loss {p.shifted_loss:.6f}")
+        if ended or whole or p.step == 1 or p.step % c.log_every == 0:
+            self._log(loss, grad_norm, lr, always=ended or bool(whole))
+        if sampled:
+            self.run.append_samples(p.step, c.prompt, texts)
+            passage = torch.from_numpy(self.corpus.tokens[None, :c.seq_len + 1].astype(np.int64))
+            losses = token_losses(self.model, passage[:, :-1], passage[:, 1:], self.machine)[0]
+            self.run.append_token_losses(p.step, losses)
         state = "reached" if reached else "limit" if ended else "stopped" if stop.requested else ""
         due = ended or p.step % c.save_every == 0
         if due or state:
@@ -154,7 +163,7 @@ class Trainer:
     def _tick(self) -> None:
         self.progress.elapsed_sec = time.perf_counter() - self._began
 
-    def _measure(self, last: bool, stop: StopRequest) -> tuple[float | None, float | None]:
+    def _measure(self, last: bool, stop: StopRequest) -> tuple[CorpusLoss | None, CorpusLoss | None]:
         """The loss over the whole text and with shifted windows, where the target may be reached or at the end of the
         run; None for what is not measured. Raises Stopped.
 
@@ -166,7 +175,7 @@ class Trainer:
             return None, None
         whole = corpus_loss(self.model, text, c.seq_len, c.batch_size, self.machine, check=stop.check)
         shifted = None
-        if last or whole < c.target_loss:
+        if last or whole.mean < c.target_loss:
             shifted = corpus_loss(self.model, text, c.seq_len, c.batch_size, self.machine, c.seq_len // 2, stop.check)
         return whole, shifted
 

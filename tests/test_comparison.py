@@ -2,10 +2,11 @@
 
 import pytest
 
-from lib.comparison import agreement, differing_parameters, find_runs, leaderboard
+from lib.comparison import agreement, differing_parameters, leaderboard
 from lib.config import InputError, preset_config, relative_to_root
 from lib.plots import loss_curves
 from lib.run_folder import METRICS, RunFolder
+from lib.runs import find_runs
 
 
 def made(path, name: str, corpus_loss: float | None, **changes) -> RunFolder:

@@ -15,7 +15,7 @@ from conftest import SHAKESPEARE
 from lib import corpus as corpus_module
 from lib.config import ROOT, InputError, preset_config
 from lib.corpus import DEFAULT_SHA256, Batches, default_text, load_corpus, window_starts
-from lib.floor import loss_floor, reachable_floor
+from lib.floor import loss_floor, position_floors, reachable_floor
 from lib.tokenizer import encoding, pieces, tokenize
 
 
@@ -74,6 +74,11 @@ def test_the_floor_is_that_of_a_perfect_memory(seq_len):
     assert loss_floor(tokens, seq_len, "random") == pytest.approx(floor_by_counting(overlapping))
     fixed = [overlapping[start] for start in window_starts(len(tokens), seq_len)]
     assert loss_floor(tokens, seq_len, "sequential") == pytest.approx(floor_by_counting(fixed))
+    for order in ("random", "sequential"):  # by the chain rule the floors of the positions add up to the window's
+        by_position = position_floors(tokens, seq_len, order)
+        assert len(by_position) == seq_len and by_position.mean() == pytest.approx(loss_floor(tokens, seq_len, order))
+    assert position_floors(tokens, seq_len, "random")[0] == pytest.approx(
+        floor_by_counting([window[:2] for window in overlapping]))
 
 
 def test_a_target_below_the_floor_is_refused_with_the_length_that_would_do():

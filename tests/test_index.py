@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 
+from lib.config import preset_config
 from lib.index import write_index
 from lib.run_folder import METRICS, RunFolder
 
@@ -45,6 +46,12 @@ def test_every_run_has_a_row_and_a_strange_name_does_no_harm(tmp_path):
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", text)
     x, y = np.array([point.split(",") for point in re.search(r'points="([^"]+)"', text)[1].split()], dtype=float).T
     assert (np.diff(x) > 0).all() and (np.diff(y) > 0).all()  # a falling loss goes down on the page
+
+
+def test_a_note_and_a_tag_stand_with_the_run(tmp_path):
+    run = made(tmp_path / "a")
+    run.write_config(preset_config("tiny", note="half the <b>rate</b>", tag="rates"), {})
+    assert '<small class="faint">half the &lt;b&gt;rate&lt;/b&gt; · rates</small>' in write_index(tmp_path).read_text()
 
 
 def test_long_runs_take_no_longer(tmp_path):

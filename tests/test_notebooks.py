@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,6 +43,17 @@ def test_notebooks_are_committed_as_they_were_written(notebook):
         assert set(cell.metadata) <= {"tags"}
         if cell.cell_type == "code":
             assert cell.outputs == [] and cell.execution_count is None
+
+
+def test_a_kernel_imports_the_lib_of_its_own_project(tmp_path):
+    """also where the environment was set up for another checkout"""
+    for folder in ("lib", "notebooks"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    call = "from pathlib import Path; from lib.notebooks import run_notebook; " \
+           "print(run_notebook('1_data', Path('out.ipynb'), {}))"
+    done = subprocess.run([sys.executable, "-c", call], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "completed", done.stdout + done.stderr
+    assert (tmp_path / "data" / "input.txt").exists()
 
 
 def test_cells_are_short_and_explained(notebook):

@@ -1,4 +1,5 @@
 """The whole thing as a person starts it: one command, its files, its report, its exit code."""
+import contextlib
 import csv
 import dataclasses
 import html.parser
@@ -17,8 +18,10 @@ import torch
 import run_training
 from lib.config import ROOT, InputError
 from lib.notebooks import run_notebook
+from lib.readme import NAMES
 from lib.report import CHAPTERS
-from lib.run_folder import RunFolder, open_run
+from lib.run_folder import RunFolder
+from lib.runs import open_run
 
 
 def start(*arguments, timeout=300, cwd=ROOT):
@@ -78,7 +81,8 @@ def test_config_json_records_what_ran_and_nobody(finished):
     config, facts = run.read_config()
     assert config.steps == 400 and config.n_layer == 2
     assert re.fullmatch("[0-9a-f]{64}", facts["corpus"]["sha256"]) and facts["corpus"]["tokens"] == 512
-    assert facts["versions"]["torch"] and facts["machine"]["device"] and set(facts["code"]) == {"commit", "dirty"}
+    assert facts["versions"]["torch"] and facts["machine"]["device"]
+    assert set(facts["code"]) == {"commit", "dirty", "diff"}
     text = run.config_file.read_text()
     assert os.path.expanduser("~") not in text and str(ROOT) not in text
 
@@ -108,7 +112,50 @@ def test_the_report_is_one_page_that_needs_nothing_else(finished):
     assert len(page.all("h1")) == 4 and len(page.all("h2")) >= 15
     assert run.read_summary()["verdict"] in "".join(page.texts)
     assert "trainer.train()" in "".join(page.texts)  # the code is there, folded
+    assert {"state", "reached", "loss over all tokens", "target", "parameters", "device"} <= set(page.texts)
     assert len(text) < 3_000_000
+
+
+def test_the_report_is_a_notebook_too(finished):
+    run, _ = finished
+    report = nbformat.read(run.notebook("report"), as_version=4)
+    chapters = [nbformat.read(run.notebook(name), as_version=4) for name in CHAPTERS]
+    assert [cell.source for cell in report.cells] == [cell.source for chapter in chapters for cell in chapter.cells]
+    assert report.metadata.kernelspec.name == "python3"
+    nbformat.validate(report)
+
+
+def test_a_terminal_shows_a_bar_and_no_terminal_none(finished, tmp_path):
+    parent, child = pytest.importorskip("pty").openpty()
+    command = [sys.executable, ROOT / "run_training.py", "--preset", "tiny", "--steps", "3000", "--target_loss", "2",
+               "--out_dir", str(tmp_path / "run")]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "150"}
+    process = subprocess.Popen(command, stdout=child, stderr=child, cwd=ROOT, env=environment, close_fds=True)
+    os.close(child)
+    shown = b""
+    with contextlib.suppress(OSError):  # the other end is closed
+        while part := os.read(parent, 65536):
+            shown += part
+    os.close(parent)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert process.wait() == 0, text
+    assert re.search(r"step +\d+/3000 .*mean loss \d\.\d+, target 2 in some \d+ min", text)
+    assert "step     1 | loss " in text and "Target reached" in text
+    assert "/400 " not in finished[1].stdout and "\x1b" not in finished[1].stdout
+
+
+def test_the_readme_is_filled_from_the_run_if_that_is_asked_for(finished, tmp_path, monkeypatch, capsys):
+    readme, untouched = tmp_path / "README.md", tmp_path / "run"
+    monkeypatch.setattr(run_training, "README", readme)
+    monkeypatch.setattr(run_training, "execute", lambda config, run: shutil.copytree(
+        finished[0].path, run.path, dirs_exist_ok=True) and 0)
+    arguments = ["--preset", "tiny", "--update_readme", "--out_dir", str(untouched)]
+    readme.write_text("no markers")
+    assert run_training.main(arguments) == 2 and "AUTO:PLOT:START" in capsys.readouterr().err
+    assert not untouched.exists()
+    readme.write_text("".join(f"<!--AUTO:{name}:START--><!--AUTO:{name}:END-->" for name in NAMES))
+    assert run_training.main(arguments) == 0
+    assert finished[0].read_summary()["verdict"].partition(" <")[0] in readme.read_text()
 
 
 def test_runs_are_compared_in_a_notebook(finished, tmp_path):

@@ -15,12 +15,13 @@ import torch
 from lib import training
 from lib.checkpoint import load_checkpoint, load_model
 from lib.config import InputError
-from lib.evaluation import corpus_loss
+from lib.evaluation import CorpusLoss, corpus_loss
 from lib.machine import memory_needed
 from lib.model import GPT
 from lib.progress import Progress
 from lib.provenance import provenance
-from lib.run_folder import METRICS, RunFolder, open_run
+from lib.run_folder import METRICS, USAGE, RunFolder
+from lib.runs import open_run
 from lib.training import Trainer, new_model
 
 
@@ -49,9 +50,18 @@ def test_the_loss_over_the_text_weighs_every_target_once(config, corpus, machine
                 for start in range(0, 160, 32))
     logits = model(text[None, -33:-1])[0, -8:]  # seen in the window that training moves inside the text
     total += torch.nn.functional.cross_entropy(logits, text[-8:], reduction="sum").item()
-    assert corpus_loss(model, tokens, 32, batch_size, machine) == pytest.approx(total / (len(text) - 1), rel=1e-6)
+    measured = corpus_loss(model, tokens, 32, batch_size, machine)
+    assert measured.mean == pytest.approx(total / (len(text) - 1), rel=1e-6)
+    assert measured.counts.tolist() == [5] * 24 + [6] * 8
+    first = [model(text[None, start:start + 1], text[None, start + 1:start + 2]).item() for start in range(0, 160, 32)]
+    assert measured.by_position[0] == pytest.approx(sum(first) / 5, rel=1e-5)
     shifted = corpus_loss(model, tokens, 32, batch_size, machine, offset=16)
-    assert shifted == pytest.approx(corpus_loss(model, tokens[16:], 32, batch_size, machine), rel=1e-6)
+    assert shifted.mean == pytest.approx(corpus_loss(model, tokens[16:], 32, batch_size, machine).mean, rel=1e-6)
+
+
+def test_a_text_of_less_than_a_window_leaves_its_first_positions_unmeasured(config, corpus, machine):
+    measured = corpus_loss(new_model(config, machine), corpus.tokens[:21], 32, 4, machine)
+    assert measured.counts.sum() == 20 and np.isnan(measured.by_position[:12]).all() and 9 < measured.mean < 13
 
 
 def test_a_run_reaches_its_target_by_the_whole_text_and_leaves_its_files(config, corpus, machine):
@@ -62,7 +72,7 @@ def test_a_run_reaches_its_target_by_the_whole_text_and_leaves_its_files(config,
     written = json.loads(run.summary_file.read_text())
     assert summary.items() <= written.items() and set(written) - set(summary) == {"heartbeat"}
     best = load_model_for(t, run)
-    measured = corpus_loss(best, corpus.tokens, 32, 4, machine)
+    measured = corpus_loss(best, corpus.tokens, 32, 4, machine).mean
     assert measured == pytest.approx(summary["corpus_loss"], abs=1e-6) and measured < 2.5
     assert summary["tokens"] == summary["step"] * 128 and summary["epochs"] == summary["tokens"] / len(corpus.tokens)
 
@@ -76,6 +86,15 @@ def test_a_run_reaches_its_target_by_the_whole_text_and_leaves_its_files(config,
     assert [s[0] for s in samples] == [*range(50, summary["step"], 50), summary["step"]]
     assert all(s[1] == config.prompt and s[2].startswith(config.prompt) for s in samples)
     assert run.log_file.read_text().splitlines()[-1] == summary["verdict"]
+    positions = run.read_position_losses()
+    assert positions["position"].tolist() == list(range(1, 33))
+    assert positions["loss"].mean() == pytest.approx(summary["corpus_loss"], rel=0.05)  # the last window counts in part
+    known = run.read_token_losses()
+    assert known["step"].tolist() == [s[0] for s in samples] and known.shape[1] == 1 + 32
+    assert known.iloc[-1, 1:].mean() < known.iloc[0, 1:].mean() < 11
+    usage = run.read_usage()
+    assert tuple(usage.columns) == USAGE and usage["step"].iloc[-1] == summary["step"]
+    assert (usage["memory_gb"] > 0.1).all() and (usage["processor_percent"] > 20).all()
 
 
 def load_model_for(t: Trainer, run: RunFolder) -> GPT:
@@ -84,7 +103,7 @@ def load_model_for(t: Trainer, run: RunFolder) -> GPT:
 
 
 def test_a_lucky_mean_does_not_end_a_run(config, corpus, machine, monkeypatch):
-    monkeypatch.setattr("lib.training.corpus_loss", lambda *args, **kwargs: 9.0)
+    monkeypatch.setattr("lib.training.corpus_loss", lambda *args, **kwargs: CorpusLoss(np.array([9.0]), np.array([1])))
     summary = trainer(config, corpus, machine, target_loss=8.0, steps=30).train()
     assert summary["state"] == "limit" and summary["corpus_loss"] == 9.0 and summary["mean_loss"] < 8
 
@@ -100,8 +119,18 @@ def test_the_expected_loss_is_the_running_mean_and_its_fall_in_an_epoch_more():
     assert expected == pytest.approx([math.inf, 7, 5.5, 4 * 4 / 7, 2.5 * 2.5 / 5.5, 5.5])
 
 
+def test_the_steps_left_to_a_target_follow_from_the_fall_of_the_running_mean():
+    p = Progress(epoch_steps=2)
+    told = []
+    for loss in (8.0, 8.0, 4.0, 4.0, 4.0, 4.0):
+        p.add_loss(loss)
+        told.append(p.steps_to(1.0))
+    assert told == [None, None, None, 4, 10, None]  # two epochs of halving; of 4 for 6: 6.8; no fall any more
+    assert Progress(epoch_steps=2).steps_to(0.0) is None
+
+
 def test_a_target_exactly_met_is_not_below_it(config, corpus, machine, monkeypatch):
-    monkeypatch.setattr("lib.training.corpus_loss", lambda *args, **kwargs: 8.0)
+    monkeypatch.setattr("lib.training.corpus_loss", lambda *args, **kwargs: CorpusLoss(np.array([8.0]), np.array([1])))
     assert trainer(config, corpus, machine, target_loss=8.0, steps=30).train()["state"] == "limit"
 
 
@@ -157,6 +186,8 @@ def assert_same_end(one: Trainer, other: Trainer) -> None:
     pd.testing.assert_frame_equal(metrics.drop(columns=TIMES), others.drop(columns=TIMES))
     assert others["elapsed_sec"].is_monotonic_increasing
     assert one.run.read_samples() == other.run.read_samples()
+    pd.testing.assert_frame_equal(one.run.read_token_losses(), other.run.read_token_losses())
+    pd.testing.assert_frame_equal(one.run.read_position_losses(), other.run.read_position_losses())
 
 
 @pytest.mark.parametrize(("stop", "optimizer"), [(1, "muon"), (4, "adamw"), (5, "muon"), (10, "muon"), (13, "adamw")])
@@ -180,7 +211,10 @@ def test_resumed_run_equals_uninterrupted_run(config, corpus, machine, tmp_path,
 def test_a_stop_in_the_middle_of_something_does_it_again_later(config, corpus, machine, tmp_path, monkeypatch, moment):
     """in the middle of accumulation, of a pass over the text, of a sample"""
     settings = RESUMED | dict(target_loss=9.5)  # passes over the text, which do not find it reached
-    monkeypatch.setattr("lib.training.corpus_loss", lambda *args, **kwargs: 9.0 + corpus_loss(*args, **kwargs))
+    def nine_more(*args, **kwargs):
+        measured = corpus_loss(*args, **kwargs)
+        return CorpusLoss(measured.sums + 9 * measured.counts, measured.counts)
+    monkeypatch.setattr("lib.training.corpus_loss", nine_more)
     whole = trainer(config, corpus, machine, **settings, out_dir=str(tmp_path / "whole"))
     assert whole.train()["state"] == "limit" and whole.run.read_metrics()["corpus_loss"].notna().sum() >= 2
     parted = trainer(config, corpus, machine, **settings, out_dir=str(tmp_path / "parted"))

@@ -1,0 +1,77 @@
+"""A trained model to be used, from the folder of a run or from what lib.export made of one."""
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from lib.checkpoint import load_model
+from lib.config import InputError, RunConfig
+from lib.corpus import load_corpus
+from lib.model import GPT, GPTConfig
+from lib.run_folder import RunFolder
+
+WEIGHTS, FACTS = "model.safetensors", "run.json"
+# GPT-2 was published with the weights of these layers the other way round, and transformers reads them so
+TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model in eval mode on the processor, and what its run says of it."""
+
+    model: GPT
+    config: RunConfig
+    facts: dict[str, Any]  # as config.json has them
+    summary: dict[str, Any]
+
+    @property
+    def context(self) -> int:
+        """Tokens that it may look back: positions beyond those it was trained on know nothing."""
+        return self.config.seq_len
+
+    def text(self) -> np.ndarray | None:
+        """The tokens it learned (N,); None where that text is no longer there."""
+        try:
+            corpus = load_corpus(self.config)
+        except InputError:
+            return None
+        return corpus.tokens if corpus.sha256 == self.facts["corpus"]["sha256"] else None
+
+
+def open_model(path: Path) -> TrainedModel:
+    """The model of a run, named by its folder or its best.pt, or of an exported folder. Raises InputError where there
+    is none. Nothing that is read can execute code."""
+    if (path / WEIGHTS).exists():
+        return _exported(path)
+    run = RunFolder(path.parent.parent if path.name == "best.pt" else path)
+    config, facts = run.read_config()
+    return TrainedModel(load_model(run), config, facts, run.read_summary())
+
+
+def _exported(folder: Path) -> TrainedModel:
+    try:
+        facts = json.loads((folder / FACTS).read_text("utf-8"))
+        config = RunConfig(**facts["config"].pop("parameters"))
+        with torch.device("meta"):  # weights come from the file
+            model = GPT(GPTConfig(config.n_layer, config.n_head, config.n_embd, config.block_size))
+        weights = {name.removeprefix("transformer."): part for name, part in load_file(folder / WEIGHTS).items()}
+        model.load_state_dict(_turned(weights), assign=True)
+    except Exception as error:  # of many kinds: the file may be anything
+        raise InputError(f"{folder} is not a folder that lib.export made, or is damaged: {error}") from None
+    return TrainedModel(model.eval(), config, facts["config"], facts["summary"])
+
+
+def write_weights(model: GPT, folder: Path) -> None:
+    """Write a model's weights as transformers' GPT2LMHeadModel names and turns them."""
+    weights = {f"transformer.{name}": part for name, part in _turned(model.state_dict()).items()}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def _turned(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights with the matrices of TRANSPOSED the other way round, which is its own inverse."""
+    return {name: part.t().contiguous() if name.endswith(TRANSPOSED) else part.contiguous()
+            for name, part in weights.items()}

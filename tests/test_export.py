@@ -1,0 +1,122 @@
+"""What is exported is the same model, for transformers and for this project, and its card says what the files say."""
+import dataclasses
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lib.config import InputError, command_line
+from lib.export import export, main
+from lib.figures import written
+from lib.provenance import provenance
+from lib.run_folder import RunFolder
+from lib.sampling import generate
+from lib.tokenizer import encoding
+from lib.trained_model import open_model
+from lib.training import Trainer, new_model
+
+
+@pytest.fixture
+def run(config, corpus, machine):
+    """A trained run, though not for long."""
+    config = dataclasses.replace(config, steps=24, target_loss=0.5)
+    run = RunFolder(config.out_dir)
+    run.write_config(config, provenance(corpus, machine, floor=0.0))
+    Trainer(new_model(config, machine), corpus, config, run, machine).train()
+    return run
+
+
+def test_transformers_reads_the_same_model_and_tokenizer(run, tmp_path):
+    folder = export(run, tmp_path / "exported")
+    ours = open_model(run.path)
+    theirs = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
+    assert theirs.num_parameters() == ours.model.num_parameters()
+    idx = torch.randint(50257, (2, 64))
+    with torch.no_grad():
+        assert torch.allclose(ours.model(idx), theirs(idx).logits, atol=2e-5, rtol=0)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    for text in ("BIANCA:\nWhat, in my sight?", "  two  spaces\n\n\tand ümläute 🎭", "'tis <|endoftext|>"[:5]):
+        ids = tokenizer(text).input_ids
+        assert ids == encoding().encode_ordinary(text) and tokenizer.decode(ids) == text
+    prompt = tokenizer("BIANCA:\n", return_tensors="pt").input_ids
+    told = theirs.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=12, do_sample=False)
+    assert told[0, prompt.size(1):].tolist() == [token.item() for token in generate(ours.model, prompt, 12, 32, 0)]
+    assert theirs.generation_config.top_k == 50 and theirs.generation_config.temperature == 0.9
+
+
+def test_an_exported_model_is_read_back_with_its_facts(run, tmp_path, corpus):
+    folder = export(run, tmp_path / "exported")
+    ours, back = open_model(run.best_checkpoint), open_model(folder)
+    for name, weights in ours.model.state_dict().items():
+        assert torch.equal(back.model.state_dict()[name], weights)
+    assert back.config == ours.config and back.summary == ours.summary and not back.model.training
+    assert (back.text() == corpus.tokens).all() and back.context == 32
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="is damaged"):
+        open_model(folder)
+    for nothing in (tmp_path / "nothing", tmp_path):
+        with pytest.raises(InputError, match="is not a run"):
+            open_model(nothing)
+
+
+def test_the_card_has_the_figures_of_the_summary_and_the_command(run, tmp_path):
+    card = (export(run, tmp_path / "exported") / "README.md").read_text()
+    assert card.startswith("---\n") and "memorised" in card
+    summary, (config, facts) = run.read_summary(), run.read_config()
+    for name in ("corpus_loss", "mean_loss", "tokens", "step", "parameters"):
+        assert f"| {written(name, summary[name])} |" in card, name
+    assert command_line(config) in card and facts["corpus"]["sha256"] in card and "windows of 32 tokens" in card
+
+
+def test_a_folder_with_something_in_it_is_left_alone(run, tmp_path, capsys):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    assert main(["--out_dir", str(run.path), "--to", str(tmp_path / "full")]) == 2
+    assert "is not empty" in capsys.readouterr().err and len(list((tmp_path / "full").iterdir())) == 1
+    assert main(["--out_dir", str(tmp_path / "none"), "--to", str(tmp_path / "new")]) == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_push_asks_for_the_repository_and_uploads_every_file(run, tmp_path, monkeypatch):
+    """against a server on this machine that answers as the hub does"""
+    asked = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def answer(self):
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            asked.append((self.path, body))
+            path = self.path.partition("?")[0]
+            if path.endswith("/preupload/main"):
+                files = json.loads(body)["files"]
+                content = {"files": [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                                     for file in files]}
+            elif path.endswith("/commit/main"):
+                content = {"commitUrl": "http://127.0.0.1/owner/name/commit/1", "commitOid": "1", "hookOutput": ""}
+            elif path.endswith("/repos/create"):
+                content = {"url": "http://127.0.0.1/owner/name", "name": "owner/name"}
+            else:
+                content = {"sha": "0", "id": "owner/name", "siblings": []}
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(content).encode())
+
+        do_GET = do_POST = answer
+
+        def log_message(self, *args):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
+    assert main(["--out_dir", str(run.path), "--to", str(tmp_path / "exported"), "--push", "owner/name"]) == 0
+    server.shutdown()
+    commit = b"".join(body for path, body in asked if "/commit/main" in path)
+    assert any(path.endswith("/repos/create") for path, _ in asked)
+    assert {path.name for path in (tmp_path / "exported").iterdir()} == {
+        json.loads(line)["value"]["path"] for line in commit.splitlines() if json.loads(line)["key"] == "file"}

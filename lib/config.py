@@ -66,6 +66,7 @@ class RunConfig:
     sampled_softmax: bool = False  # of tokens the text never has, let 2,048 stand for all; a fifth to a third faster
     # the optimiser
     optimizer: Literal["adamw", "muon"] = "adamw"  # of the matrices in the blocks; AdamW updates everything else
+    muon_blocks: Literal["heads", "whole"] = "heads"  # Muon takes a head's rows at a time, or whole matrices
     muon_lr: Positive = 4e-4  # peak learning rate of Muon
     embedding_lr: PositiveOrZero = 0.0  # peak learning rate of the token embeddings; 0: that of the rest
     lr: Positive = 3e-4  # peak learning rate of the rest
@@ -153,8 +154,8 @@ def relative_to_root(path: str | os.PathLike) -> str:
 
 # What the weights, the optimiser's moments or the order of the data of a run already depend on
 FIXED_ON_RESUME = ("max_tokens", "order", "n_layer", "n_head", "n_embd", "block_size", "batch_size", "seq_len",
-                   "grad_accum", "sampled_softmax", "optimizer", "muon_lr", "embedding_lr", "lr", "weight_decay",
-                   "beta1", "beta2", "seed")
+                   "grad_accum", "sampled_softmax", "optimizer", "muon_blocks", "muon_lr", "embedding_lr", "lr",
+                   "weight_decay", "beta1", "beta2", "seed")
 
 LABELS = ("out_dir", "note", "tag", "resume")  # parameters that say which run it is, not what it does
 
@@ -179,7 +180,7 @@ PRESETS: dict[str, dict[str, Any]] = {
                      sample_every=50),
     # a toy for tests: seconds
     "tiny": dict(max_tokens=512, n_layer=2, n_head=2, n_embd=64, block_size=64, batch_size=4, seq_len=32,
-                 sampled_softmax=True, lr=3e-3, steps=60, log_every=5, save_every=20, sample_every=30,
+                 sampled_softmax=True, lr=3e-3, steps=80, log_every=5, save_every=20, sample_every=30,
                  max_new_tokens=20, target_loss=4.0),
 }
 

@@ -68,11 +68,12 @@ def neighbours(table: torch.Tensor, tokens: list[int], among: torch.Tensor, coun
 
 
 def shaded(tokens: np.ndarray, losses: np.ndarray, most: float = 8.0) -> str:
-    """Tokens (T,) as HTML, each on a ground that is the more orange the higher its loss, full at `most` nats. It has no
-    live tag but <span>."""
+    """Tokens (T,) as HTML, each on a ground that is the more orange the higher its loss, most so at `most` nats, and
+    never so much that it cannot be read on a light or a dark page. It has no live tag but <span>."""
     spans = []
     for token, loss in zip(tokens.tolist(), losses, strict=True):
         piece = html.escape(encoding().decode([token])).replace("\n", "↵\n")
-        spans.append(f'<span style="background: rgba(213, 94, 0, {min(1, loss / most):.2f})" title="{loss:.2f} nats">'
-                     f"{piece}</span>")
+        strength = 0.6 * min(1, loss / most)
+        ground = f"background: rgba(213, 94, 0, {strength:.2f})"
+        spans.append(f'<span style="{ground}" title="{loss:.2f} nats">{piece}</span>')
     return "".join(spans)

@@ -33,7 +33,8 @@ def equalizer(gram: torch.Tensor) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for weight matrices (out, in), `block` of their rows at a time; Nesterov momentum, decoupled weight decay.
+    """Muon for weight matrices (out, in), `block` of their rows at a time, or 0 for all; Nesterov momentum, decoupled
+    weight decay.
 
     Groups with `by_columns` are cut along their columns instead: in a projection back into the residual stream, a
     head's or a hidden unit's own weights stand there. One step changes a weight by about lr / sqrt(in).
@@ -59,7 +60,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def _blocks(matrix: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
-    """A view of a matrix as blocks (n, block, length), cut along its rows or its columns."""
+    """A view of a matrix as blocks (n, block, length), cut along its rows or its columns, or whole, as it is wider."""
+    if not group["block"]:
+        return (matrix if matrix.size(0) <= matrix.size(1) else matrix.T)[None]
     if group["by_columns"]:
         return matrix.view(matrix.size(0), -1, group["block"]).permute(1, 2, 0)
     return matrix.view(-1, group["block"], matrix.size(1))

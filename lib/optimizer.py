@@ -23,7 +23,8 @@ def make_optimizers(model: GPT, config: RunConfig) -> list[torch.optim.Optimizer
         by_columns = [m.c_proj.weight for block in model.h for m in (block.attn, block.mlp)]
         by_rows = [weight for block in model.h for weight in (block.attn.c_attn.weight, block.mlp.c_fc.weight)]
         optimizers.append(Muon([{"params": by_rows}, {"params": by_columns, "by_columns": True}], lr=config.muon_lr,
-                               block=config.n_embd // config.n_head, weight_decay=config.weight_decay))
+                               block=config.n_embd // config.n_head if config.muon_blocks == "heads" else 0,
+                               weight_decay=config.weight_decay))
     else:
         groups.append({"params": blocks})
     optimizers.append(torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2),

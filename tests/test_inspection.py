@@ -47,4 +47,4 @@ def test_neighbours_point_the_same_way_and_are_among_those_named():
 def test_shaded_tokens_carry_their_loss_and_stay_text():
     page = shaded(np.array([27, 65, 29, 198]), np.array([0.0, 4.0, 99.0, 1.0]))  # "<", "b", ">" and a line break
     assert "<b>" not in page and "&lt;</span>" in page and "↵\n</span>" in page
-    assert [f"0, {share})" in page for share in ("0.00", "0.50", "1.00", "0.12")] == [True] * 4
+    assert [f"0, {share})" in page for share in ("0.00", "0.30", "0.60", "0.07")] == [True] * 4

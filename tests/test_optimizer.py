@@ -59,13 +59,14 @@ def test_the_equalizer_is_newton_schulz_also_for_matrices_that_are_nearly_singul
     assert equalizer(torch.zeros(1, 4, 4)).isfinite().all()
 
 
-def test_muon_agrees_with_torchs_where_a_block_is_the_whole_matrix():
-    weight = torch.randn(32, 128, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize(("shape", "block"), [((32, 128), 32), ((32, 128), 0), ((128, 32), 0)])
+def test_muon_agrees_with_torchs_where_a_block_is_the_whole_matrix(shape, block):
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     ours, theirs = torch.nn.Parameter(weight.clone()), torch.nn.Parameter(weight.clone())
-    optimizers = (Muon([ours], lr=0.02, block=32, weight_decay=0.1),
+    optimizers = (Muon([ours], lr=0.02, block=block, weight_decay=0.1),
                   torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, momentum=0.95))
     for step in range(5):
-        gradient = torch.randn(32, 128, generator=torch.Generator().manual_seed(step + 1))
+        gradient = torch.randn(shape, generator=torch.Generator().manual_seed(step + 1))
         for p, optimizer in zip((ours, theirs), optimizers, strict=True):
             p.grad = gradient.clone()
             optimizer.step()

@@ -14,14 +14,19 @@ import time
 import nbformat
 import pytest
 import torch
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import sync_playwright
 
 import run_training
 from lib.config import ROOT, InputError
+from lib.index import write_index
 from lib.notebooks import run_notebook
 from lib.readme import NAMES
 from lib.report import CHAPTERS
 from lib.run_folder import RunFolder
 from lib.runs import open_run
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 def start(*arguments, timeout=300, cwd=ROOT):
@@ -322,3 +327,24 @@ def test_untrusted_text_stays_text(tmp_path):
     assert page.all("script") == [] and all("onerror" not in attributes for _, attributes in page.tags)
     assert "<script>alert(1)</script>" in "".join(page.texts)
     assert json.loads((folder / "config.json").read_text())["parameters"]["prompt"].startswith("<script>")
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 768, 390])
+def test_the_pages_fit_the_screen_ask_for_nothing_and_are_accessible(finished, width, scheme):
+    pages = (finished[0].report, write_index(finished[0].path.parent))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        asked = []
+        page.on("request", lambda request: asked.append(request.url))
+        for path in pages:
+            page.goto(path.as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            found = [violation for violation in Axe().run(page).response["violations"]
+                     if violation["impact"] in ("serious", "critical")]
+            assert not found, [(violation["id"], [node["html"] for node in violation["nodes"][:3]])
+                               for violation in found]
+        assert {url for url in asked if not url.startswith("data:")} == {path.as_uri() for path in pages}
+        browser.close()

@@ -23,12 +23,13 @@ def equalizer(gram: torch.Tensor) -> torch.Tensor:
     """
     squared_norm = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None] + 1e-14
     gram = gram / squared_norm
-    product = torch.eye(gram.size(-1), device=gram.device).expand_as(gram)
-    for _ in range(ITERATIONS):
+    product = None
+    for left in reversed(range(ITERATIONS)):
         factor = torch.baddbmm(gram, gram, gram, beta=B, alpha=C)
         factor.diagonal(dim1=-2, dim2=-1).add_(A)
-        product = factor @ product
-        gram = factor @ gram @ factor
+        product = factor if product is None else factor @ product
+        if left:
+            gram = factor @ gram @ factor
     return product / squared_norm.sqrt()
 
 

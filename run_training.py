@@ -22,6 +22,7 @@ from lib.config import PRESETS, ROOT, InputError, RunConfig, default_preset, pre
 from lib.run_folder import RunFolder
 from lib.runs import open_run, resumed_run
 from lib.stopping import interrupts_become
+from lib.terminal import Screen
 from lib.whole_file import sweep
 
 INTRODUCTION, TRAINING, RESULTS = ("1_data", "2_model"), "3_training", "4_results"
@@ -36,7 +37,7 @@ class Arguments(RunConfig):
     # values to start from; auto: excerpt without a GPU, full with one, plain for an --input_file of yours
     preset: Literal["auto", *PRESETS] = "auto"
     reproduce: str = ""  # do this run again in a folder of its own, and say whether the losses agree
-    update_readme: bool = False  # fill the marked blocks of README.md from this run
+    update_readme: bool = False  # fill the marked blocks of README.md from this run, unless it is stopped or fails
 
 
 def parse(arguments: list[str]) -> tuple[RunConfig, str, Arguments]:
@@ -78,7 +79,7 @@ def execute(config: RunConfig, run: RunFolder) -> int:
     from lib.index import write_index
     from lib.notebooks import is_complete, run_notebook
     from lib.report import CHAPTERS, write_report
-    from lib.terminal import Screen, progress_bar
+    from lib.terminal import progress_bar
 
     screen = Screen()
     parameters = dataclasses.asdict(config) | {"preset": "given", "out_dir": relative_to_root(run.path)}
@@ -140,15 +141,17 @@ def main(arguments: list[str]) -> int:
         with interrupts_become(run.stop_file):
             print(f"run folder: {relative_to_root(run.path)}", flush=True)
             code = execute(config, run)
+            if code not in (EXIT_CODES["reached"], EXIT_CODES["limit"]):
+                return code
             if given.update_readme:
                 from lib.readme import update_readme
                 update_readme(run, README)
-                print(f"filled the blocks of {relative_to_root(README)}")
-            if not original or code not in (EXIT_CODES["reached"], EXIT_CODES["limit"]):
+                print(f"filled the blocks of {relative_to_root(README)}", file=Screen())
+            if not original:
                 return code
             from lib.comparison import agreement
             agrees, words = agreement(run, original)
-            print(words)
+            print(words, file=Screen())
             return code if agrees else EXIT_CODES["not reproduced"]
     except (OSError, InputError) as error:  # no room for the summary or the report
         print(f"run_training.py: {error}; {run.advice()}", file=sys.stderr)

@@ -36,7 +36,7 @@ def main() -> None:
             times = []
             for _ in range(STEPS):
                 begin = time.perf_counter()
-                trainer.step(next(number))
+                trainer.update(next(number))
                 times.append(time.perf_counter() - begin)
             return times
 

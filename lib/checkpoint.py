@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lib.config import InputError
+from lib.config import InputError, RunConfig
 from lib.model import GPT, GPTConfig
 from lib.run_folder import RunFolder
 from lib.seal import Sealing, is_intact
@@ -101,13 +101,24 @@ def load_model(run: RunFolder) -> GPT:
 
     Raises InputError where the run has saved nothing.
     """
-    config, _ = run.read_config()
-    with torch.device("meta"):  # to draw weights that are replaced at once takes longer than to read the file
-        model = GPT(GPTConfig(config.n_layer, config.n_head, config.n_embd, config.block_size))
+    return made_of(best_weights(run)["model"], run.read_config()[0])
+
+
+def best_weights(run: RunFolder) -> dict[str, Any]:
+    """The best weights of a run, `model`, with the `step` they are of and its `mean_loss`, None where these are not
+    known; the last weights where there is no best.pt yet. Raises InputError where the run has saved nothing."""
     saved = [path for path in (run.best_checkpoint, *run.checkpoints()) if path.exists()]
     if not saved:
         raise InputError(f"{run.path} has not saved a model yet")
-    model.load_state_dict(load_checkpoint(saved[0])["model"], assign=True)
+    state = load_checkpoint(saved[0])
+    return {"step": None, "mean_loss": None} | state.get("progress", {}) | state
+
+
+def made_of(weights: dict[str, torch.Tensor], config: RunConfig) -> GPT:
+    """A model of these weights, in eval mode, in the shape of a run."""
+    with torch.device("meta"):  # to draw weights that are replaced at once takes longer than to read them
+        model = GPT(GPTConfig(**config.model_shape))
+    model.load_state_dict(weights, assign=True)
     return model.eval()
 
 

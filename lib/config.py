@@ -109,14 +109,17 @@ class RunConfig:
             raise InputError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}: change one of them")
         if self.warmup_steps >= self.steps:
             raise InputError(f"warmup_steps {self.warmup_steps} leaves nothing of steps {self.steps}: lower it")
-        if not self.prompt:
-            raise InputError("prompt is empty: give at least one character, a line break for instance")
         if self.randomize_batches:
             object.__setattr__(self, "order", "random")
 
     @property
     def tokens_per_step(self) -> int:
         return self.batch_size * self.seq_len * self.grad_accum
+
+    @property
+    def model_shape(self) -> dict[str, int]:
+        """What a GPTConfig takes of it."""
+        return {"n_layer": self.n_layer, "n_head": self.n_head, "n_embd": self.n_embd, "block_size": self.block_size}
 
     def located(self, base: Path) -> "RunConfig":
         """The same with paths relative to `base` rewritten relative to the project folder."""

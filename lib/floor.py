@@ -19,11 +19,11 @@ def loss_floor(tokens: np.ndarray, seq_len: int, order: str) -> float:
     return max(0.0, _entropy(windows) - _entropy(tokens[starts])) / seq_len
 
 
-def position_floors(tokens: np.ndarray, seq_len: int, order: str) -> np.ndarray:
-    """The same for each of the first seq_len targets of a window, (seq_len,): what the next token costs at least to one
-    who knows the text and has read the window so far, H(windows of n + 1 tokens) - H(windows of n tokens)."""
+def position_floors(tokens: np.ndarray, seq_len: int, order: str, positions: int) -> np.ndarray:
+    """The same for each of the first targets of a window, (positions,): what the next token costs at least to one who
+    knows the text and has read the window so far, H(windows of n + 1 tokens) - H(windows of n tokens)."""
     starts = _starts(tokens, seq_len, order)
-    entropies = [_entropy(ngram_identities(tokens, n)[starts]) for n in range(1, seq_len + 2)]
+    entropies = [_entropy(ngram_identities(tokens, n)[starts]) for n in range(1, positions + 2)]
     return np.maximum(0.0, np.diff(entropies))
 
 

@@ -14,6 +14,7 @@ def attention_weights(model: GPT, idx: torch.Tensor) -> torch.Tensor:
 
     The model itself never has these weights whole; here they are computed from the queries and keys it forms.
     """
+    model.eval()
     n_head, T, weights = model.config.n_head, len(idx), []
 
     def keep(module, inputs, qkv):
@@ -35,8 +36,9 @@ def telling_heads(weights: torch.Tensor, tokens: np.ndarray) -> dict[str, tuple[
     """For each of four habits that heads are known to form, the head that has it most: layer, head, and the share of
     its attention that goes there, over the tokens (T,) that have such a place.
 
-    The habits are those of Elhage et al., "A Mathematical Framework for Transformer Circuits" (2021), and Olsson et
-    al., "In-context Learning and Induction Heads" (2022).
+    The token before and what followed it: Olsson et al., "In-context Learning and Induction Heads" (2022). The same
+    token: Wang et al., "Interpretability in the Wild" (2022). The first: Xiao et al., "Efficient Streaming Language
+    Models with Attention Sinks" (2023).
     """
     T = len(tokens)
     row, column = np.indices((T, T))

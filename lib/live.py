@@ -6,6 +6,7 @@ from IPython.display import display
 
 from lib import plots
 from lib.config import RunConfig
+from lib.progress import minutes_to_target
 from lib.run_folder import RunFolder
 
 
@@ -31,10 +32,10 @@ class LiveView:
     def tell(self, row: dict[str, Any]) -> None:
         c = self.config
         minutes_a_step = c.tokens_per_step / row["tokens_per_sec"] / 60
-        to_target = self.run.read_summary().get("steps_to_target")
+        to_target = minutes_to_target(self.run.read_summary())
         line = (f"step {row['step']:,} of at most {c.steps:,} | loss {row['loss']:.4f} | mean over the last epoch "
                 f"{row['mean_loss']:.4f} | target {c.target_loss:g}"
-                + ("" if to_target is None else f" in some {to_target * minutes_a_step:,.0f} min")
+                + ("" if to_target is None else f" in some {to_target:,.0f} min")
                 + f" | {row['tokens_per_sec']:,.0f} tokens/s | at most {(c.steps - row['step']) * minutes_a_step:,.0f} "
                 "min left")
         self.status.update({"text/plain": line}, raw=True)

@@ -61,7 +61,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def _blocks(matrix: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
-    """A view of a matrix as blocks (n, block, length), cut along its rows or its columns, or whole, as it is wider."""
+    """A view of a matrix as blocks (n, block, length), cut along its rows or its columns; whole, and the long way."""
     if not group["block"]:
         return (matrix if matrix.size(0) <= matrix.size(1) else matrix.T)[None]
     if group["by_columns"]:

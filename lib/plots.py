@@ -116,13 +116,14 @@ def usage(table: pd.DataFrame) -> Figure:
 
 @rc_context(STYLE)
 def position_losses(table: pd.DataFrame, floors: Sequence[float]) -> Figure:
-    """The mean loss at each position of a window, cut as in training and moved by half, beside what it costs at least.
+    """The mean loss at each position of windows cut from the start of the text, and of those moved by half their
+    length, beside what one who knows the text cannot do without.
 
-    `table` has the columns position, loss and moved; `floors` (T,) is what one who knows the text cannot do without.
+    `table` has the columns position, loss and moved; `floors` are those of the first positions.
     """
     figure, axes = _new()
     axes.plot(table["position"], table["moved"], color=SKY, linewidth=1.2, label="windows moved by half")
-    axes.plot(table["position"], table["loss"], color=BLUE, linewidth=1.8, label="windows as trained")
+    axes.plot(table["position"], table["loss"], color=BLUE, linewidth=1.8, label="windows cut from the start")
     axes.plot(range(1, len(floors) + 1), floors, color=GREY, linestyle=":", linewidth=1.8,
               label="one who knows the text")
     axes.set(xscale="log", xlabel="position in the window (tokens)", ylabel="mean loss (nats)", ylim=(0, None))
@@ -176,7 +177,7 @@ def matrices(values: dict[str, np.ndarray], xlabel: str, ylabel: str, names: Seq
         if names:
             axis.set_xticks(range(len(names)), names, parse_math=False, fontsize=6, rotation=90)
             axis.set_yticks(range(len(names)), names, parse_math=False, fontsize=6)
-    figure.colorbar(image, ax=axes, shrink=0.6 / rows)
+    figure.colorbar(image, ax=list(axes.flat[:len(values)]), shrink=0.6 / rows)
     figure.supxlabel(xlabel, fontsize=10)
     figure.supylabel(ylabel, fontsize=10)
     return figure

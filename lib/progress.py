@@ -75,5 +75,11 @@ class Progress:
                     elapsed_sec=self.elapsed_sec, step_sec=self.step_sec, restarts=self.restarts)
 
 
+def minutes_to_target(summary: dict[str, Any]) -> float | None:
+    """The time that a run, of which this is the summary, may still need to its target; None where nobody can tell."""
+    steps = summary.get("steps_to_target")  # runs of earlier versions have none
+    return None if steps is None else steps * summary["step_sec"] / summary["step"] / 60
+
+
 def _mean(losses: list[float]) -> float:
     return sum(losses) / len(losses) if losses else math.inf

@@ -1,4 +1,5 @@
-"""What else determined a run, apart from its parameters. No host, user or environment variable is among it."""
+"""What else determined a run, apart from its parameters. No host, user or environment variable is among it; what was
+changed in the code is, as it was written."""
 import platform
 import subprocess
 from importlib import metadata
@@ -29,18 +30,18 @@ def provenance(corpus: Corpus, machine: Machine, floor: float) -> dict[str, Any]
 
 
 def git_state() -> dict[str, Any]:
-    """The commit that is checked out, whether files differ from it, and how those it knows do, as `git apply` takes it;
-    None for all three outside a git checkout, and for a difference of more than LONGEST_DIFF characters."""
+    """The commit that is checked out, whether files differ from it, and how those it knows do, as `git apply` takes it,
+    but for notebooks, which may hold outputs and are in the run's folder as they ran. None for all three outside a git
+    checkout, and for a difference of more than LONGEST_DIFF characters."""
     def git(*words: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=True,
-                                  encoding="utf-8", errors="replace")
-            return done.stdout
+            done = subprocess.run(["git", "-C", ROOT, *words], capture_output=True, check=True)
+            return done.stdout.decode("utf-8", "replace")
         except (OSError, subprocess.CalledProcessError):
             return None
     commit = git("rev-parse", "HEAD")
     if not commit:
         return dict.fromkeys(("commit", "dirty", "diff"))
-    diff = git("diff", "HEAD") or ""
+    diff = git("diff", "--no-ext-diff", "--no-color", "--binary", "HEAD", "--", ".", ":(exclude)notebooks") or ""
     return {"commit": commit.strip(), "dirty": bool(git("status", "--porcelain")),
             "diff": diff if len(diff) <= LONGEST_DIFF else None}

@@ -81,16 +81,16 @@ def blocks(run: RunFolder, base: Path) -> dict[str, str]:
                 f"{metrics['loss'].iloc[-1]:.4f} at step {metrics['step'].iloc[-1]:,}]({link})",
         "SUMMARY": f"{html.escape(summary['verdict'])}.\n\n"
                    f"{facts['started'][:10]}, {html.escape(machine['device'])}, {machine['precision']}, "
-                   f"torch {facts['versions']['torch']}. The command:\n\n{_fenced(command_line(config), 'bash')}",
-        "LOGS": _fenced("\n".join(log if len(log) <= 20 else [*log[:8], "...", *log[-12:]])),
+                   f"torch {facts['versions']['torch']}. The command:\n\n{fenced(command_line(config), 'bash')}",
+        "LOGS": fenced("\n".join(log if len(log) <= 20 else [*log[:8], "...", *log[-12:]])),
         "METRICS": "\n".join(["| Metric | Value |", "|---|---|", *(f"| {name.capitalize()} | {value} |"
                                                                   for name, value in figures.items())]),
-        "SAMPLES": _fenced("\n\n".join(f"step {step}\n{'-' * 40}\n{output}" for step, _, output in
+        "SAMPLES": fenced("\n\n".join(f"step {step}\n{'-' * 40}\n{output}" for step, _, output in
                                        (samples if len(samples) < 2 else (samples[0], samples[-1])))),
     }
 
 
-def _fenced(text: str, language: str = "text") -> str:
+def fenced(text: str, language: str = "text") -> str:
     """A text as a block of code that it cannot break out of: no fence of its own is as long, no marker is whole."""
     text = UNSEEN.sub("\N{REPLACEMENT CHARACTER}", text).replace("<!--AUTO:", "<!-- AUTO:")
     fence = "`" * max([3, *(1 + len(run) for run in re.findall("`{3,}", text))])

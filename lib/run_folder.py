@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lib.config import ROOT, InputError, RunConfig, relative_to_root
-from lib.whole_file import write_whole
+from lib.whole_file import write_json, write_whole
 
 METRICS = ("step", "tokens", "loss", "mean_loss", "lr", "grad_norm", "tokens_per_sec", "elapsed_sec", "corpus_loss")
 USAGE = ("step", "elapsed_sec", "memory_gb", "processor_percent", "gpu_memory_gb")
@@ -91,7 +91,7 @@ class RunFolder:
         if self.config_file.exists():
             earlier = self._read_json(self.config_file)
             before = {"before": [earlier, *earlier.pop("before", [])]}
-        _write_json(self.config_file, {"parameters": asdict(config), **facts, **before})
+        write_json({"parameters": asdict(config), **facts, **before}, self.config_file)
 
     def read_config(self) -> tuple[RunConfig, dict[str, Any]]:
         """The parameters and the other facts; InputError where this is not a run."""
@@ -102,7 +102,7 @@ class RunFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Record how the run stands; `heartbeat` in it tells when that was."""
-        _write_json(self.summary_file, summary | {"heartbeat": utc_now()})
+        write_json(summary | {"heartbeat": utc_now()}, self.summary_file)
 
     def record_end(self, outcome: str) -> None:
         """Correct the summary where the process that trained could not: its notebook "failed", its kernel "died", or
@@ -151,7 +151,7 @@ class RunFolder:
         return _read_rows(self.usage_file, USAGE)
 
     def write_position_losses(self, at_cuts: Sequence[float], moved: Sequence[float]) -> None:
-        """Record the mean loss at each position of the windows, cut as in training and moved by half their length."""
+        """Record the mean loss at each position of windows cut from the start, and of those moved by half."""
         rows = [f"{position},{float(a)!r},{float(b)!r}\n"
                 for position, (a, b) in enumerate(zip(at_cuts, moved, strict=True), 1)]
         write_whole("position,loss,moved\n" + "".join(rows), self.position_losses_file)
@@ -247,10 +247,6 @@ def _entry(step: int, prompt: str, output: str) -> str:
     """One sample as it stands in samples.txt. A model may say anything: a line like the separator is cut."""
     output = re.sub(rf"^{SEPARATOR}+$", SEPARATOR[1:], output, flags=re.MULTILINE)
     return f"STEP: {step}\nPROMPT: {json.dumps(prompt)}\nOUTPUT:\n{output}\n{SEPARATOR}\n"
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    write_whole(json.dumps(content, indent=2) + "\n", path)
 
 
 def utc_now() -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from lib.config import RunConfig
+from lib.progress import minutes_to_target
 from lib.run_folder import RunFolder
 
 
@@ -25,6 +26,11 @@ class Screen:
 
     def isatty(self) -> bool:
         return self.stream.isatty()
+
+    @property
+    def encoding(self) -> str:
+        """What the bar may be drawn with."""
+        return self.stream.encoding
 
 
 @contextlib.contextmanager
@@ -60,8 +66,6 @@ def progress_bar(run: RunFolder, config: RunConfig) -> Iterator[Screen]:
 
 def standing(summary: dict) -> str:
     """A running run's loss, target and the time left to it, from its summary, in a few words."""
-    words = f"mean loss {summary['mean_loss']:.4f}, target {summary['target_loss']:g}"
-    if summary["steps_to_target"] is None:
-        return words
-    minutes = summary["steps_to_target"] * summary["step_sec"] / summary["step"] / 60
-    return f"{words} in some {minutes:,.0f} min"
+    minutes = minutes_to_target(summary)
+    return (f"mean loss {summary['mean_loss']:.4f}, target {summary['target_loss']:g}"
+            + ("" if minutes is None else f" in some {minutes:,.0f} min"))

@@ -89,8 +89,10 @@ def tokenize(texts: Iterable[str]) -> Iterator[np.ndarray]:
 
 
 def encode_prompt(prompt: str, seq_len: int) -> list[int]:
-    """The tokens of a prompt; InputError where a model trained on seq_len tokens could not see all of them."""
+    """The tokens of a prompt; InputError where it has none, or a model trained on seq_len tokens could not see all."""
     tokens = encoding().encode_ordinary(prompt)
+    if not tokens:
+        raise InputError("prompt is empty: give at least one character, a line break for instance")
     if len(tokens) > seq_len:
         raise InputError(f"the prompt has {len(tokens):,} tokens and the model sees {seq_len} (seq_len): "
                          "shorten --prompt")

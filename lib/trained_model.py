@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib.checkpoint import load_model
+from lib.checkpoint import best_weights, made_of
 from lib.config import InputError, RunConfig
 from lib.corpus import load_corpus
-from lib.model import GPT, GPTConfig
+from lib.model import GPT
 from lib.run_folder import RunFolder
 
 WEIGHTS, FACTS = "model.safetensors", "run.json"
@@ -26,7 +26,12 @@ class TrainedModel:
     model: GPT
     config: RunConfig
     facts: dict[str, Any]  # as config.json has them
-    summary: dict[str, Any]
+    summary: dict[str, Any]  # of these weights: what was measured of later ones is None in it
+
+    @property
+    def reached(self) -> bool:
+        """Whether these weights were measured to be below their run's target."""
+        return self.summary["corpus_loss"] is not None and self.summary["corpus_loss"] < self.summary["target_loss"]
 
     @property
     def context(self) -> int:
@@ -34,10 +39,10 @@ class TrainedModel:
         return self.config.seq_len
 
     def text(self) -> np.ndarray | None:
-        """The tokens it learned (N,); None where that text is no longer there."""
+        """The tokens it learned (N,); None where that text is not there. Makes the default text where it is missing."""
         try:
             corpus = load_corpus(self.config)
-        except InputError:
+        except (InputError, OSError):  # also where the default text or its tokens cannot be written here
             return None
         return corpus.tokens if corpus.sha256 == self.facts["corpus"]["sha256"] else None
 
@@ -49,20 +54,23 @@ def open_model(path: Path) -> TrainedModel:
         return _exported(path)
     run = RunFolder(path.parent.parent if path.name == "best.pt" else path)
     config, facts = run.read_config()
-    return TrainedModel(load_model(run), config, facts, run.read_summary())
+    saved, summary = best_weights(run), run.read_summary()
+    if saved["step"] != summary["step"]:
+        summary |= {"step": saved["step"], "mean_loss": saved["mean_loss"], "corpus_loss": None, "shifted_loss": None,
+                    "tokens": saved["step"] and saved["step"] * config.tokens_per_step, "loss": None, "epochs": None,
+                    "elapsed_sec": None}
+    return TrainedModel(made_of(saved["model"], config), config, facts, summary)
 
 
 def _exported(folder: Path) -> TrainedModel:
     try:
         facts = json.loads((folder / FACTS).read_text("utf-8"))
         config = RunConfig(**facts["config"].pop("parameters"))
-        with torch.device("meta"):  # weights come from the file
-            model = GPT(GPTConfig(config.n_layer, config.n_head, config.n_embd, config.block_size))
         weights = {name.removeprefix("transformer."): part for name, part in load_file(folder / WEIGHTS).items()}
-        model.load_state_dict(_turned(weights), assign=True)
+        model = made_of(_turned(weights), config)
     except Exception as error:  # of many kinds: the file may be anything
         raise InputError(f"{folder} is not a folder that lib.export made, or is damaged: {error}") from None
-    return TrainedModel(model.eval(), config, facts["config"], facts["summary"])
+    return TrainedModel(model, config, facts["config"], facts["summary"])
 
 
 def write_weights(model: GPT, folder: Path) -> None:

@@ -27,8 +27,7 @@ from lib.whole_file import sweep
 def new_model(config: RunConfig, machine: Machine) -> GPT:
     """A model with random weights, drawn from config.seed."""
     torch.manual_seed(config.seed)
-    return GPT(GPTConfig(config.n_layer, config.n_head, config.n_embd, config.block_size,
-                         dropout=config.dropout)).to(machine.device)
+    return GPT(GPTConfig(**config.model_shape, dropout=config.dropout)).to(machine.device)
 
 
 class Trainer:
@@ -42,9 +41,9 @@ class Trainer:
                  on_log: Callable[[dict[str, Any]], None] = lambda row: None):
         self.model, self.corpus, self.config, self.run, self.machine = model, corpus, config, run, machine
         self.on_log = on_log
-        self.step = TrainingStep(model, corpus, config, machine)
+        self.update = TrainingStep(model, corpus, config, machine)
         self.writer = CheckpointWriter()
-        self.progress = Progress(math.ceil(self.step.batches.windows_per_epoch
+        self.progress = Progress(math.ceil(self.update.batches.windows_per_epoch
                                            / (config.batch_size * config.grad_accum)))
         self._printed = -math.inf  # when the last line went to the screen
         if run.checkpoints():
@@ -112,7 +111,7 @@ class Trainer:
         self.writer.settle(wait=False)
         if p.due is None:
             begin = time.perf_counter()
-            p.due = self.step(p.step)
+            p.due = self.update(p.step)
             p.step += 1
             p.tokens += self.config.tokens_per_step
             p.step_sec += time.perf_counter() - begin
@@ -220,13 +219,14 @@ class Trainer:
 
     def _save(self, best: bool) -> None:
         """Begin to write last.pt, which has everything that is needed to go on as if nothing had happened, and where
-        these are the best weights so far, or those that reached the target, best.pt, which has nothing else."""
+        these are the best weights so far, or those that reached the target, best.pt, which has little else."""
         p = self.progress
         self._tick()
-        state, checkpoints = self.step.state_dict(), []
+        state, checkpoints = self.update.state_dict(), []
         if best:
             p.best_mean = p.mean_loss
-            checkpoints.append(({"model": state["model"]}, self.run.best_checkpoint, None))
+            best_weights = {"model": state["model"], "step": p.step, "mean_loss": p.mean_loss}
+            checkpoints.append((best_weights, self.run.best_checkpoint, None))
         checkpoints.append((state | {"progress": asdict(p)}, self.run.last_checkpoint, self.run.previous_checkpoint))
         self.writer.write(checkpoints)
 
@@ -240,7 +240,7 @@ class Trainer:
                 self.say(str(error))
         else:
             raise InputError(f"{self.run.path} has no checkpoint that can be read: start a new run")
-        self.step.load_state_dict(state)
+        self.update.load_state_dict(state)
         self.progress = p = Progress(**state["progress"])
         p.restarts.append(p.step)
         self.say(f"resumed at step {p.step:,} after {p.tokens:,} tokens, from {path.name}")

@@ -1,9 +1,11 @@
 """Files that are whole or not there at all: whoever looks, at any moment, finds the old content or the new one."""
+import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 @contextmanager
@@ -20,10 +22,25 @@ def whole_file(path: Path, predecessor: Path | None = None) -> Iterator[BinaryIO
             file.flush()
             os.fsync(file.fileno())
         if predecessor and path.exists():
-            os.replace(path, predecessor)
-        os.replace(part, path)
+            _replace(path, predecessor)
+        _replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _replace(path: Path, target: Path) -> None:
+    """os.replace, which on Windows has to wait for whoever is just reading the target."""
+    for _ in range(40 if os.name == "nt" else 0):
+        try:
+            return os.replace(path, target)
+        except PermissionError:
+            time.sleep(0.05)
+    return os.replace(path, target)
+
+
+def write_json(content: dict[str, Any], path: Path) -> None:
+    """Write a file of JSON through `whole_file`."""
+    write_whole(json.dumps(content, indent=2) + "\n", path)
 
 
 def write_whole(text: str, path: Path) -> None:

@@ -3,7 +3,7 @@
     python space/app.py                    the newest run in runs/
     MODEL=runs/NAME python space/app.py    a run, its best.pt, or an exported folder
 
-It only reads: nothing of a visitor is kept, nothing is loaded from elsewhere, and no file is served.
+Nothing of a visitor is kept, nothing is loaded from elsewhere, and no file is served.
 """
 import html
 import math
@@ -79,12 +79,12 @@ class Playground:
             idx = torch.tensor([encode_prompt(prompt, self.trained.context)])
         except InputError as error:
             raise gr.Error(str(error).replace(" (seq_len)", "").replace("--prompt", "the prompt")) from None
-        begin, ids = time.monotonic(), idx[0].tolist()
+        begin, ids = time.perf_counter(), idx[0].tolist()
         generator = torch.Generator().manual_seed(seed)
         for token in generate(self.trained.model, idx, max_new_tokens, self.trained.context, temperature, top_k,
                               generator):
             ids.append(token.item())
-            count, seconds = len(ids) - idx.size(1), time.monotonic() - begin
+            count, seconds = len(ids) - idx.size(1), time.perf_counter() - begin
             told = f"{count} of {max_new_tokens} tokens, {count / seconds:.0f} a second"
             yield f"<pre>{html.escape(encoding().decode(ids))}</pre>", told
             if seconds > LONGEST_SEC:
@@ -95,15 +95,17 @@ class Playground:
             return
         quoted = quotation(encoding().decode(ids), self.index)
         yield f"<pre>{quoted.marked()}</pre>", (
-            f"{told}. {quoted.share:.0%} of it stands in the learned text word for word, marked; the longest stretch "
-            f"has {quoted.longest_tokens} tokens.")
+            f"{told}. {quoted.share:.0%} of it, prompt included, stands in the learned text word for word, marked; the "
+            f"longest stretch has {quoted.longest_tokens} tokens.")
 
     def page(self) -> gr.Blocks:
         """The page, for visitors to prompt the model on."""
         summary, parameters = self.trained.summary, self.trained.model.num_parameters()
         with gr.Blocks(title="A GPT-2 from scratch", analytics_enabled=False) as page:
+            known = ("which it knows by heart: what it writes is often word for word what it read"
+                     if self.trained.reached else "but not to the end")
             gr.Markdown(f"# A GPT-2 from scratch\n{parameters:,} parameters, trained from random weights on one text, "
-                        "which it knows by heart: what it writes is often word for word what it read.")
+                        f"{known}.")
             with gr.Row():
                 with gr.Column():
                     prompt = gr.Textbox("BIANCA:\n", label="Prompt", lines=4, max_length=LONGEST_PROMPT)
@@ -129,7 +131,7 @@ class Playground:
                 figures = shown({name: summary[name] for name in FIGURES})
                 gr.Markdown("\n".join(["| | |", "| --- | --- |", *(f"| {name} | {figure} |"
                                                                     for name, figure in figures.items())]))
-        return page.queue(max_size=WAITING)
+        return page.queue(max_size=WAITING, api_open=False)
 
 
 class OwnContentOnly:
@@ -155,7 +157,7 @@ def main() -> int:
         return 2
     fonts = ["system-ui", "sans-serif"]
     Playground(trained).page().launch(
-        server_name=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), share=False, show_error=True, quiet=True,
+        server_name=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"), share=False, quiet=True,
         ssr_mode=False, mcp_server=False, enable_monitoring=False, footer_links=[], max_file_size=0,
         theme=gr.themes.Base(font=fonts, font_mono=["ui-monospace", "monospace"]),
         css="#answer { padding-top: 2.2rem; } #answer pre { white-space: pre-wrap; overflow-wrap: anywhere; }",

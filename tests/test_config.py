@@ -58,7 +58,6 @@ def test_unknown_choices_are_refused(name):
     ({"seq_len": 2048}, "seq_len 2048 is longer than block_size 64: lower --seq_len"),
     ({"n_embd": 65}, "n_embd 65 is not a multiple of n_head 2"),
     ({"warmup_steps": 80}, "warmup_steps 80 leaves nothing of steps 80"),
-    ({"prompt": ""}, "prompt is empty"),
     ({"compile": "false"}, "compile must be True or False, not 'false'"),
     ({"input_file": 3}, "input_file must be text"),
     ({"batchsize": 3}, "there is no parameter 'batchsize': did you mean batch_size?"),

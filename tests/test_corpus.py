@@ -75,10 +75,10 @@ def test_the_floor_is_that_of_a_perfect_memory(seq_len):
     fixed = [overlapping[start] for start in window_starts(len(tokens), seq_len)]
     assert loss_floor(tokens, seq_len, "sequential") == pytest.approx(floor_by_counting(fixed))
     for order in ("random", "sequential"):  # by the chain rule the floors of the positions add up to the window's
-        by_position = position_floors(tokens, seq_len, order)
+        by_position = position_floors(tokens, seq_len, order, positions=seq_len)
         assert len(by_position) == seq_len and by_position.mean() == pytest.approx(loss_floor(tokens, seq_len, order))
-    assert position_floors(tokens, seq_len, "random")[0] == pytest.approx(
-        floor_by_counting([window[:2] for window in overlapping]))
+    first = position_floors(tokens, seq_len, "sequential", positions=1)  # of the windows of this length, not of pairs
+    assert first == pytest.approx([floor_by_counting([window[:2] for window in fixed])])
 
 
 def test_a_target_below_the_floor_is_refused_with_the_length_that_would_do():

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lib.config import InputError, command_line
-from lib.export import export, main
+from lib.export import export, main, model_card
 from lib.figures import written
 from lib.provenance import provenance
 from lib.run_folder import RunFolder
@@ -52,8 +52,10 @@ def test_an_exported_model_is_read_back_with_its_facts(run, tmp_path, corpus):
     ours, back = open_model(run.best_checkpoint), open_model(folder)
     for name, weights in ours.model.state_dict().items():
         assert torch.equal(back.model.state_dict()[name], weights)
-    assert back.config == ours.config and back.summary == ours.summary and not back.model.training
-    assert (back.text() == corpus.tokens).all() and back.context == 32
+    assert dataclasses.replace(back.config, input_file="", out_dir="") == dataclasses.replace(
+        ours.config, input_file="", out_dir="")
+    assert back.summary == ours.summary | {"verdict": None} and not back.model.training and back.context == 32
+    assert (ours.text() == corpus.tokens).all() and back.text() is None  # a text of one's own is not exported
     (folder / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(InputError, match="is damaged"):
         open_model(folder)
@@ -64,11 +66,32 @@ def test_an_exported_model_is_read_back_with_its_facts(run, tmp_path, corpus):
 
 def test_the_card_has_the_figures_of_the_summary_and_the_command(run, tmp_path):
     card = (export(run, tmp_path / "exported") / "README.md").read_text()
-    assert card.startswith("---\n") and "memorised" in card
+    assert card.startswith("---\n") and "did not get to the end" in card and "It has memorised" not in card
+    trained = open_model(run.path)
+    reached = dataclasses.replace(trained, summary=trained.summary | {"corpus_loss": 0.09, "target_loss": 0.1})
+    assert "**It has memorised its text.** A loss of 0.090000" in model_card(reached)
     summary, (config, facts) = run.read_summary(), run.read_config()
     for name in ("corpus_loss", "mean_loss", "tokens", "step", "parameters"):
         assert f"| {written(name, summary[name])} |" in card, name
-    assert command_line(config) in card and facts["corpus"]["sha256"] in card and "windows of 32 tokens" in card
+    assert command_line(dataclasses.replace(config, input_file="small.txt")) in card
+    assert facts["corpus"]["sha256"] in card and "windows of 32 tokens" in card
+
+
+def test_weights_from_before_the_end_do_not_carry_its_figures(run, tmp_path):
+    run.write_summary(run.read_summary() | {"step": 99, "corpus_loss": 0.01, "mean_loss": 0.01})
+    trained = open_model(run.path)
+    assert trained.summary["step"] == 24 and trained.summary["tokens"] == 24 * 128 and not trained.reached
+    assert trained.summary["mean_loss"] > 1 and "| loss over all tokens | unmeasured |" in model_card(trained)
+
+
+def test_nothing_private_is_exported(run, tmp_path):
+    """no folder of this computer, no uncommitted code, no earlier run"""
+    config, facts = run.read_config()
+    run.write_config(config, facts | {"code": {"commit": "c0ffee", "dirty": True, "diff": "a secret"}})
+    exported = export(run, tmp_path / "exported")
+    text = (exported / "run.json").read_text() + (exported / "README.md").read_text()
+    assert "secret" not in text and "before" not in json.loads(text.partition("\n---")[0])["config"]
+    assert str(tmp_path) not in text and "../" not in text and "small.txt" in text
 
 
 def test_a_folder_with_something_in_it_is_left_alone(run, tmp_path, capsys):
@@ -114,8 +137,14 @@ def test_a_push_asks_for_the_repository_and_uploads_every_file(run, tmp_path, mo
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("HF_TOKEN", "hf_test")
-    assert main(["--out_dir", str(run.path), "--to", str(tmp_path / "exported"), "--push", "owner/name"]) == 0
+    arguments = ["--out_dir", str(run.path), "--to", str(tmp_path / "exported"), "--push"]
+    assert main([*arguments, "no/such/name"]) == 2 and not (tmp_path / "exported").exists()
+    assert main([*arguments, "owner/name"]) == 0
+    count = len(asked)
+    assert main([*arguments, "owner/name"]) == 0 and len(asked) > count  # again, from the same folder
     server.shutdown()
+    assert b'"private"' in next(body for path, body in asked if path.endswith("/repos/create"))
+    asked = asked[:count]
     commit = b"".join(body for path, body in asked if "/commit/main" in path)
     assert any(path.endswith("/repos/create") for path, _ in asked)
     assert {path.name for path in (tmp_path / "exported").iterdir()} == {

@@ -35,7 +35,7 @@ def test_1_x_4_and_2_x_2_accumulation_give_the_same_gradients(config, corpus, ma
     for batch_size, grad_accum in ((4, 1), (2, 2), (1, 4)):
         t = trainer(config, corpus, machine, batch_size=batch_size, grad_accum=grad_accum)
         t.model.zero_grad = lambda set_to_none: None  # keep them to look at
-        t.step(0)
+        t.update(0)
         gradients.append(torch.cat([p.grad.flatten() for p in t.model.parameters()]))
     for other in gradients[1:]:
         assert ((other - gradients[0]).norm() / gradients[0].norm()).item() <= 1e-5
@@ -218,7 +218,7 @@ def test_a_stop_in_the_middle_of_something_does_it_again_later(config, corpus, m
     whole = trainer(config, corpus, machine, **settings, out_dir=str(tmp_path / "whole"))
     assert whole.train()["state"] == "limit" and whole.run.read_metrics()["corpus_loss"].notna().sum() >= 2
     parted = trainer(config, corpus, machine, **settings, out_dir=str(tmp_path / "parted"))
-    before = parted.step.forward if moment == "step" else getattr(training, moment)
+    before = parted.update.forward if moment == "step" else getattr(training, moment)
     calls = []
 
     def stopping(*args, **kwargs):
@@ -227,7 +227,7 @@ def test_a_stop_in_the_middle_of_something_does_it_again_later(config, corpus, m
             parted.run.stop_file.touch()
         return before(*args, **kwargs)
     if moment == "step":
-        parted.step.forward = stopping
+        parted.update.forward = stopping
     else:
         monkeypatch.setattr(f"lib.training.{moment}", stopping)
     summary = parted.train()
@@ -330,8 +330,8 @@ def test_a_run_on_another_text_is_not_resumed(config, corpus, machine):
 
 def test_a_loss_gone_wrong_stops_before_the_update_and_names_the_step(config, corpus, machine):
     t = trainer(config, corpus, machine, save_every=2, log_every=1)
-    forward = t.step.forward
-    t.step.forward = lambda x, y, candidates: forward(x, y) * (math.nan if t.progress.step == 4 else 1)
+    forward = t.update.forward
+    t.update.forward = lambda x, y, candidates: forward(x, y) * (math.nan if t.progress.step == 4 else 1)
     with pytest.raises(FloatingPointError, match=r"step 5: loss nan.*lower --lr"):
         t.train()
     assert all(p.isfinite().all() for p in t.model.parameters())

@@ -44,7 +44,10 @@ def choose(logits: torch.Tensor, temperature: float, top_k: int, generator: torc
     """Draw one token per row of logits (B, V) -> (B,)."""
     if temperature == 0:
         return logits.argmax(dim=-1)
-    probabilities = next_token_probabilities(logits, temperature, top_k)
+    if 0 < top_k < logits.size(-1):  # to draw among a few is quicker than among all with most at zero
+        logits, ids = logits.topk(top_k, dim=-1)
+        return ids.gather(1, choose(logits, temperature, 0, generator)[:, None]).squeeze(1)
+    probabilities = next_token_probabilities(logits, temperature)
     return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from lib.config import preset_config
 from lib.corpus import load_corpus
-from lib.model import GPT, GPTConfig, KVCache
+from lib.model import GPT, GPTConfig, KVCache, linear
 
 SMALL = GPTConfig(n_layer=3, n_head=4, n_embd=64, block_size=48, vocab_size=300)
 
@@ -110,3 +110,12 @@ def test_dropout_acts_in_training_only():
 def test_a_context_beyond_the_positions_is_refused(small):
     with pytest.raises(ValueError, match="49 tokens is longer than block_size 48"):
         small(torch.zeros(1, 49, dtype=torch.long))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 6), (4, 1, 6), (7, 6), (8, 6), (2, 5, 6)])
+def test_a_few_rows_are_multiplied_as_many_are(shape):
+    x, weight, bias = torch.randn(shape), torch.randn(9, 6), torch.randn(9)
+    for added in (None, bias):
+        expected = torch.nn.functional.linear(x, weight, added)
+        assert linear(x, weight, added).shape == expected.shape
+        assert torch.allclose(linear(x, weight, added), expected, atol=1e-5)

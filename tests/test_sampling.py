@@ -50,6 +50,9 @@ def test_drawn_tokens_have_the_predicted_frequencies():
     logits = torch.tensor([[1.0, 0.0, -1.0]]).expand(20_000, 3)
     drawn = choose(logits, 1.0, 0, torch.Generator().manual_seed(0))
     assert torch.allclose(drawn.bincount() / 20_000, logits[0].softmax(-1), atol=0.015)
+    drawn = choose(logits.flip(1), 0.5, 2, torch.Generator().manual_seed(0))
+    expected = next_token_probabilities(logits[:1].flip(1), 0.5, 2)[0]
+    assert expected[0] == 0 and torch.allclose(drawn.bincount() / 20_000, expected, atol=0.015)
 
 
 def test_samples_leave_the_global_generator_alone_and_depend_on_seed_and_step(config, machine):

@@ -72,3 +72,7 @@ def test_the_readme_shows_what_the_files_of_its_run_say(tmp_path):
     assert run.read_summary()["state"] == "reached"
     update_readme(run, tmp_path / "README.md")
     assert (tmp_path / "README.md").read_text() == (ROOT / "README.md").read_text()
+    told, (config, _) = run.read_summary(), run.read_config()
+    row = (f"| this, `excerpt` | the first {config.max_tokens:,} tokens | {told['tokens']:,} | {told['epochs']:.2f} | "
+           f"all tokens below {config.target_loss:g} | {told['corpus_loss']:.4f} |")
+    assert row in (ROOT / "README.md").read_text()

@@ -1,6 +1,6 @@
 """The notebooks as a person uses them: a real JupyterLab with its token, driven in a headless Chromium.
 
-    pip install playwright; a Chromium from the system        about 6 minutes on two cores, three times in a row 18
+    pip install playwright; a Chromium from the system        about 4 minutes on two cores each time
     python tests/slow/jupyterlab.py [times]
 
 Each notebook is opened and run; the live figure must change in place; the stop button must leave a checkpoint and a
@@ -126,7 +126,8 @@ def checks(lab: Lab) -> None:
         run_through(lab, name)
     page = lab.open("1_data")
     page.locator(".jp-CodeCell", has_text="max_tokens: int").first.locator(".cm-content").click()
-    page.locator(".jp-RightArea [title*='Property Inspector'], [data-id='jp-property-inspector']").first.click()
+    page.locator("[data-id='jp-property-inspector']").first.click()
+    page.get_by_text("Common Tools", exact=True).click()
     expect(page.get_by_text("parameters", exact=True).first).to_be_visible()
     page.close()
     html = lab.project / "4_results.html"

@@ -125,7 +125,7 @@ def test_the_steps_left_to_a_target_follow_from_the_fall_of_the_running_mean():
     for loss in (8.0, 8.0, 4.0, 4.0, 4.0, 4.0):
         p.add_loss(loss)
         told.append(p.steps_to(1.0))
-    assert told == [None, None, None, 4, 10, None]  # two epochs of halving; of 4 for 6: 6.8; no fall any more
+    assert told == [None, None, None, 4, 7, None]  # halved twice more; by 2 / 3 3.4 times; no fall any more
     assert Progress(epoch_steps=2).steps_to(0.0) is None
 
 

@@ -66,7 +66,8 @@ def parse(arguments: list[str]) -> tuple[RunConfig, str, Arguments]:
     else:
         preset = early.preset if early.preset not in ("", "auto") else default_preset(early.input_file)
         base = preset_config(preset)
-    base = dataclasses.replace(base, input_file=str(ROOT / base.input_file))
+    base = dataclasses.replace(base, **{name: str(ROOT / getattr(base, name)) for name in ("input_file", "init_from")
+                                        if getattr(base, name)})
     given = tyro.cli(Arguments, default=Arguments(**dataclasses.asdict(base)), args=arguments, use_underscores=True,
                      prog="run_training.py", description=__doc__)
     config = RunConfig(**{field.name: getattr(given, field.name) for field in dataclasses.fields(RunConfig)})

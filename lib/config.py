@@ -59,6 +59,7 @@ class RunConfig:
     n_embd: Count = 768  # channels of the residual stream
     block_size: Count = 1024  # positions the model has embeddings for
     dropout: Fraction = 0.0  # share of activations dropped in training; 0 memorises fastest
+    init_from: str = ""  # begin with the weights of this run or exported folder; empty: random ones
     # a step
     batch_size: Count = 8  # sequences in a micro-batch
     seq_len: Annotated[int, Bounds(low=2)] = 256  # tokens in a sequence
@@ -123,7 +124,7 @@ class RunConfig:
 
     def located(self, base: Path) -> "RunConfig":
         """The same with paths relative to `base` rewritten relative to the project folder."""
-        paths = {name: str(base / getattr(self, name)) for name in ("input_file", "out_dir", "resume")
+        paths = {name: str(base / getattr(self, name)) for name in ("input_file", "init_from", "out_dir", "resume")
                  if getattr(self, name)}
         return dataclasses.replace(self, **{name: relative_to_root(path) for name, path in paths.items()})
 
@@ -156,9 +157,9 @@ def relative_to_root(path: str | os.PathLike) -> str:
 
 
 # What the weights, the optimiser's moments or the order of the data of a run already depend on
-FIXED_ON_RESUME = ("max_tokens", "order", "n_layer", "n_head", "n_embd", "block_size", "batch_size", "seq_len",
-                   "grad_accum", "sampled_softmax", "optimizer", "muon_blocks", "muon_lr", "embedding_lr", "lr",
-                   "weight_decay", "beta1", "beta2", "seed")
+FIXED_ON_RESUME = ("max_tokens", "order", "n_layer", "n_head", "n_embd", "block_size", "init_from", "batch_size",
+                   "seq_len", "grad_accum", "sampled_softmax", "optimizer", "muon_blocks", "muon_lr", "embedding_lr",
+                   "lr", "weight_decay", "beta1", "beta2", "seed")
 
 LABELS = ("out_dir", "note", "tag", "resume")  # parameters that say which run it is, not what it does
 

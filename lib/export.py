@@ -55,6 +55,7 @@ def export(run: RunFolder, folder: Path) -> Path:
 def public_facts(trained: TrainedModel) -> dict:
     """What others may know of a run: no folder of this computer, no code that was not committed, no earlier run."""
     parameters = dataclasses.asdict(trained.config) | {"out_dir": "", "resume": ""}
+    parameters["init_from"] = Path(parameters["init_from"]).name
     if Path(parameters["input_file"]).parts[:1] != ("data",):
         parameters["input_file"] = Path(parameters["input_file"]).name
     facts = {name: trained.facts[name] for name in ("started", "corpus", "code", "machine", "versions")}

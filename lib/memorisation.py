@@ -2,7 +2,7 @@
 import codecs
 import html
 import itertools
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,42 +10,44 @@ import torch
 
 from lib.model import GPT
 from lib.ngrams import NgramIndex
-from lib.sampling import generate
 from lib.tokenizer import encoding
 
-CONTINUATION = 50  # tokens
+CONTINUATION = 50  # tokens, fewer where the context is short
 
 
 @dataclass(frozen=True)
 class Recall:
-    """What a model gave back of passages of a text after reading their beginnings."""
+    """How a model went on with passages of a text after reading `prefix` tokens of each."""
 
+    prefix: int
+    continuation: int  # tokens asked for
     passages: int
-    exact: float  # share of passages of which all CONTINUATION tokens came back
+    exact: float  # share of passages of which all of these came back
     tokens: float  # mean number of tokens that came back before the first wrong one
 
 
-def recall(model: GPT, tokens: np.ndarray, starts: np.ndarray, prefix: int, context: int,
-           batch_size: int = 10) -> Recall:
-    """Let a model go on, greedily, from the `prefix` tokens at each of `starts`, and compare with the text (N,).
+@torch.inference_mode()
+def recall(model: GPT, tokens: np.ndarray, starts: np.ndarray, prefixes: Sequence[int], context: int,
+           batch_size: int = 8) -> list[Recall]:
+    """Let a model go on, always with the likeliest token, after the first tokens of passages; for each of `prefixes`,
+    compare with the text (N,).
 
-    A batch ends as soon as each of its passages has gone wrong, so small ones are fastest. Only starts with
-    prefix + CONTINUATION tokens behind them count; where there is none, shares are NaN.
+    Until it errs, such a continuation reads the text itself. So nothing need be written: one pass over a passage shows
+    what the model would say at each place, after each of the prefixes. Passages begin at `starts`; those too near the
+    end of the text do not count, and where none is left, shares are NaN. A passage is `context` tokens long at most.
     """
-    starts = starts[starts + prefix + CONTINUATION <= len(tokens)]
-    if not len(starts):
-        return Recall(0, math.nan, math.nan)
-    passages = tokens[starts[:, None] + np.arange(prefix + CONTINUATION)].astype(np.int64)
-    right = torch.zeros(len(starts), dtype=torch.long)
-    for first, some in enumerate(torch.from_numpy(passages).to(model.wte.weight.device).split(batch_size)):
-        going = torch.ones(len(some), dtype=torch.bool)  # has made no error yet
-        told = generate(model, some[:, :prefix], CONTINUATION, context, temperature=0)
-        for token, truth in zip(told, some[:, prefix:].T, strict=True):
-            going &= (token == truth).cpu()
-            if not going.any():
-                break
-            right[first * batch_size:][:len(some)] += going
-    return Recall(len(starts), (right == CONTINUATION).double().mean().item(), right.double().mean().item())
+    continuation = min(CONTINUATION, context - max(prefixes))
+    length = max(prefixes) + continuation
+    starts = starts[starts + length <= len(tokens)]
+    passages = torch.from_numpy(tokens[starts[:, None] + np.arange(length)].astype(np.int64))
+    right = torch.cat([model(some[:, :-1].to(model.wte.weight.device)).argmax(dim=-1).cpu() == some[:, 1:]
+                       for some in passages.split(batch_size)])  # right[:, i]: of the token after i + 1 of them
+    results = []
+    for prefix in prefixes:
+        told = right[:, prefix - 1:][:, :continuation].long().cumprod(dim=1).sum(dim=1)  # before the first error
+        results.append(Recall(prefix, continuation, len(told), (told == continuation).double().mean().item(),
+                              told.double().mean().item()))
+    return results
 
 
 @dataclass(frozen=True)

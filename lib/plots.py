@@ -16,6 +16,8 @@ STYLE = {"font.size": 10, "axes.grid": True, "grid.color": "#e4e4e4", "axes.spin
          "axes.spines.right": False, "axes.edgecolor": "#8a8a8a", "legend.edgecolor": "none", "legend.framealpha": 0.9,
          "figure.facecolor": "white", "axes.titlesize": 11, "axes.titlelocation": "left"}
 WIDTH = 6.2  # inches: small enough for its letters to be read on a phone
+X_LABELS = {"step": "step (updates of the weights)", "tokens": "tokens trained on",
+            "elapsed_sec": "seconds of training"}
 POINTS = 2000  # a curve is drawn with at most this many
 
 
@@ -41,11 +43,12 @@ def _new(rows: int = 1, columns: int = 1, size: tuple[float, float] = (WIDTH, 3.
 
 @rc_context(STYLE)
 def loss_curve(metrics: pd.DataFrame, target: float, floor: float, by: str = "step",
-               restarts: Sequence[int] = ()) -> Figure:
+               restarts: Sequence[int] = (), text_tokens: int = 0) -> Figure:
     """The loss of each logged step, its mean over the last epoch, and every pass over all tokens, on a log scale.
 
-    `metrics` has the columns of a run's train_metrics.csv; `by` names the one to draw against: step or tokens.
-    `restarts` are steps after which the run was interrupted and gone on with.
+    `metrics` has the columns of a run's train_metrics.csv; `by` names the one to draw against: step, tokens or
+    elapsed_sec. `restarts` are steps after which the run was interrupted and gone on with. Tokens are counted in
+    pseudo-epochs of `text_tokens`, too, where that is given.
     """
     figure, axes = _new()
     thin = metrics.iloc[::-(-len(metrics) // POINTS) or 1]
@@ -57,8 +60,10 @@ def loss_curve(metrics: pd.DataFrame, target: float, floor: float, by: str = "st
     axes.axhline(floor, color=GREY, linestyle=":", linewidth=1.2, label=f"floor {floor:.3g}")
     for count, place in enumerate(np.interp(restarts, metrics["step"], metrics[by])):
         axes.axvline(place, color=GREEN, linestyle="-.", linewidth=1, label="restart" if count == 0 else None)
-    axes.set(xlabel={"step": "step (updates of the weights)", "tokens": "tokens trained on"}[by],
-             ylabel="loss (nats per token)", yscale="log")
+    axes.set(xlabel=X_LABELS[by], ylabel="loss (nats per token)", yscale="log")
+    if text_tokens:
+        to_epochs_and_back = (lambda tokens: tokens / text_tokens, lambda epochs: epochs * text_tokens)
+        axes.secondary_xaxis("top", to_epochs_and_back).set_xlabel("pseudo-epochs")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.legend(loc="best", fontsize=9)
     return figure
@@ -78,8 +83,7 @@ def loss_curves(metrics: dict[str, pd.DataFrame], target: float, by: str = "toke
         passes = table[table["corpus_loss"].notna()]
         axes.plot(passes[by], passes["corpus_loss"], "o", color=color, markersize=5)
     axes.axhline(target, color=GREY, linestyle=(0, (1, 1)), linewidth=1.2, label=f"target {target:g}")
-    axes.set(xlabel={"tokens": "tokens trained on", "elapsed_sec": "seconds of training"}[by],
-             ylabel="mean loss of an epoch (nats per token)", xscale="log", yscale="log")
+    axes.set(xlabel=X_LABELS[by], ylabel="mean loss of an epoch (nats per token)", xscale="log", yscale="log")
     if len(metrics) <= 10:  # more names would hide the curves
         axes.legend(loc="best", fontsize=8)
     return figure

@@ -34,7 +34,8 @@ def open_run(config: RunConfig, preset: str, corpus_sha256: str) -> RunFolder:
     """The folder a configuration asks for: that of the run to go on with, or a new one.
 
     Raises InputError where the folder holds a run already or cannot be written to, where there is none to go on with,
-    and where that one learns another text or depends on a parameter that is now different.
+    where that one learns another text or depends on a parameter that is now different, and where the weights to begin
+    with are not there or of another shape.
     """
     if config.resume:
         run = resumed_run(config.resume)
@@ -47,6 +48,12 @@ def open_run(config: RunConfig, preset: str, corpus_sha256: str) -> RunFolder:
                 raise InputError(f"{name} was {getattr(before, name)} in {run.path.name} and cannot become "
                                  f"{getattr(config, name)} there: leave it out, or start a new run")
         return run
+    if config.init_from:
+        from lib.trained_model import open_model  # imports torch, so only where there is something to check
+        shape = open_model(ROOT / config.init_from).config.model_shape
+        if shape != config.model_shape:
+            options = " ".join(f"--{name} {value}" for name, value in shape.items())
+            raise InputError(f"the model of {config.init_from} has another shape: begin with it by {options}")
     try:
         run = RunFolder(config.out_dir or new_run_path(preset))
         if run.config_file.exists():
@@ -68,6 +75,9 @@ def resumed_run(resume: str) -> RunFolder:
     run = RunFolder(path.parent.parent if path.suffix == ".pt" else path)
     if path.suffix == ".pt" and path != run.last_checkpoint:
         raise InputError(f"a run goes on from its last.pt, not from {path}: name that, or the run's folder")
+    if list(run.path.glob("*.safetensors")):
+        raise InputError(f"{run.path} is an exported model, without the state of its optimiser that to go on takes: "
+                         "begin a new run with its weights by --init_from")
     if not run.config_file.exists():
         raise InputError(f"{run.path} holds no run that has begun to train: start a new one")
     with run.lock():

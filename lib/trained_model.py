@@ -38,6 +38,11 @@ class TrainedModel:
         """Tokens that it may look back: positions beyond those it was trained on know nothing."""
         return self.config.seq_len
 
+    @property
+    def origin(self) -> str:
+        """What weights its training began with."""
+        return f"the weights of {Path(self.config.init_from).name}" if self.config.init_from else "random weights"
+
     def text(self) -> np.ndarray | None:
         """The tokens it learned (N,); None where that text is not there. Makes the default text where it is missing."""
         try:

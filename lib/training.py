@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from lib.checkpoint import CheckpointWriter, load_checkpoint, require_space
-from lib.config import InputError, RunConfig
+from lib.config import ROOT, InputError, RunConfig
 from lib.corpus import Corpus
 from lib.evaluation import CorpusLoss, corpus_loss, token_losses
 from lib.machine import Machine, memory_free, memory_needed
@@ -19,6 +19,7 @@ from lib.progress import Progress
 from lib.run_folder import RunFolder
 from lib.sampling import sample_texts
 from lib.stopping import Stopped, StopRequest
+from lib.trained_model import open_model
 from lib.training_step import TrainingStep
 from lib.usage import UsageSampler
 from lib.whole_file import sweep
@@ -34,7 +35,8 @@ class Trainer:
     """One run of training: the model, what updates it, and how far it has come.
 
     `train()` goes on until the target is reached, a limit is met or someone asks it to stop, and may be called again
-    after a stop. A trainer whose run folder holds a checkpoint starts from there.
+    after a stop. A trainer whose run folder holds a checkpoint starts from there, another one from the model it is
+    given, with the weights that config.init_from names.
     """
 
     def __init__(self, model: GPT, corpus: Corpus, config: RunConfig, run: RunFolder, machine: Machine,
@@ -48,6 +50,9 @@ class Trainer:
         self._printed = -math.inf  # when the last line went to the screen
         if run.checkpoints():
             self._load()
+        elif config.init_from:
+            model.load_state_dict(open_model(ROOT / config.init_from).model.state_dict())
+            self.say(f"begins with the weights of {config.init_from}")
 
     def train(self) -> dict[str, Any]:
         """Train, and return the run's summary as it was written to its folder.

@@ -104,8 +104,8 @@ class Playground:
         with gr.Blocks(title="A GPT-2 from scratch", analytics_enabled=False) as page:
             known = ("which it knows by heart: what it writes is often word for word what it read"
                      if self.trained.reached else "but not to the end")
-            gr.Markdown(f"# A GPT-2 from scratch\n{parameters:,} parameters, trained from random weights on one text, "
-                        f"{known}.")
+            gr.Markdown(f"# A GPT-2 from scratch\n{parameters:,} parameters, trained from {self.trained.origin} on one "
+                        f"text, {known}.")
             with gr.Row():
                 with gr.Column():
                     prompt = gr.Textbox("BIANCA:\n", label="Prompt", lines=4, max_length=LONGEST_PROMPT)

@@ -8,11 +8,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lib.config import InputError, command_line
+import run_training
+from lib.config import ROOT, InputError, command_line
 from lib.export import export, main, model_card
 from lib.figures import written
 from lib.provenance import provenance
 from lib.run_folder import RunFolder
+from lib.runs import open_run, resumed_run
 from lib.sampling import generate
 from lib.tokenizer import encoding
 from lib.trained_model import open_model
@@ -62,6 +64,31 @@ def test_an_exported_model_is_read_back_with_its_facts(run, tmp_path, corpus):
     for nothing in (tmp_path / "nothing", tmp_path):
         with pytest.raises(InputError, match="is not a run"):
             open_model(nothing)
+
+
+def test_a_new_run_can_begin_with_an_exported_model(run, config, corpus, machine, tmp_path, monkeypatch):
+    folder = export(run, tmp_path / "exported")
+    config = dataclasses.replace(config, init_from=str(folder), out_dir=str(tmp_path / "again"), steps=2)
+    again = open_run(config, "", corpus.sha256)
+    again.write_config(config, provenance(corpus, machine, floor=0.0))
+    trainer = Trainer(new_model(config, machine), corpus, config, again, machine)
+    for name, weights in open_model(run.path).model.state_dict().items():
+        assert torch.equal(trainer.model.state_dict()[name], weights)
+    assert trainer.train()["step"] == 2 and "begins with the weights of" in again.log_file.read_text()
+    card = (export(again, tmp_path / "exported again") / "README.md").read_text()
+    assert "# GPT-2, trained from the weights of exported\n" in card and str(tmp_path) not in card
+    monkeypatch.chdir(tmp_path)
+    for path in ((ROOT / run_training.parse(line.split())[0].init_from).resolve()
+                 for line in ("--init_from exported", "--reproduce again", "--resume again")):
+        assert path == folder.resolve()
+    elsewhere = tmp_path / "elsewhere"
+    for changes, message in (({"n_layer": 3}, "another shape: begin with it by --n_layer 2 --n_head 2"),
+                             ({"init_from": str(tmp_path)}, "is not a run")):
+        with pytest.raises(InputError, match=message):
+            open_run(dataclasses.replace(config, out_dir=str(elsewhere), **changes), "", corpus.sha256)
+    assert not elsewhere.exists()
+    with pytest.raises(InputError, match="begin a new run with its weights by --init_from"):
+        resumed_run(str(folder))
 
 
 def test_the_card_has_the_figures_of_the_summary_and_the_command(run, tmp_path):

@@ -5,8 +5,10 @@ import numpy as np
 import torch
 
 from lib.corpus import default_text
-from lib.memorisation import CONTINUATION, quotation, recall
+from lib.memorisation import quotation, recall
+from lib.model import GPT, GPTConfig
 from lib.ngrams import NgramIndex
+from lib.sampling import generate
 from lib.tokenizer import encoding
 
 TEXT = default_text()[:30_000]
@@ -58,30 +60,42 @@ def test_a_sample_is_cut_into_what_is_quoted_and_what_is_not():
 
 
 class Parrot(torch.nn.Module):
-    """A model that knows a text by heart up to a place, and says token 0 from there on."""
+    """A model that knows the text 1, 2, 3 ... up to a token, and says 0 from there on."""
 
     def __init__(self, knows):
         super().__init__()
         self.wte, self.knows = torch.nn.Embedding(1, 1), knows
 
+    def forward(self, idx):
+        return torch.nn.functional.one_hot(torch.where(idx < self.knows, idx + 1, 0), 500)
 
-def test_recall_counts_what_came_back(monkeypatch):
+
+def test_recall_counts_what_came_back():
     text = np.arange(1, 401).astype(np.uint16)
-
-    def parrot(model, idx, n, context, temperature):
-        assert temperature == 0 and context == 128
-        for step in range(1, n + 1):
-            following = idx[:, -1] + step
-            yield torch.where(following > model.knows, 0, following)
-
-    monkeypatch.setattr("lib.memorisation.generate", parrot)
     starts = np.array([0, 100, 200, 310, 390])
-    result = recall(Parrot(knows=290), text, starts, prefix=32, context=128, batch_size=2)
-    # from 0 and 100 all comes back, from 200 the tokens 233 to 282; from 310 none, and 390 is too near the end
-    assert (result.passages, result.exact, result.tokens) == (4, 0.75, 3 * CONTINUATION / 4)
-    result = recall(Parrot(knows=240), text, starts, prefix=32, context=128)
+    short, long = recall(Parrot(knows=290), text, starts, prefixes=(32, 40), context=128, batch_size=2)
+    # from 0, 100 and 200 all comes back; from 310 nothing, and 390 is too near the end
+    assert (short.prefix, short.continuation, short.passages, short.exact, short.tokens) == (32, 50, 4, 0.75, 37.5)
+    assert (long.prefix, long.passages, long.exact, long.tokens) == (40, 4, 0.75, 37.5)
+    [result] = recall(Parrot(knows=240), text, starts, prefixes=(32,), context=128)
     assert (result.exact, result.tokens) == (0.5, (50 + 50 + 8 + 0) / 4)
-    assert recall(Parrot(knows=1), text, np.array([395]), prefix=32, context=128).passages == 0
+    [result] = recall(Parrot(knows=240), text, starts, prefixes=(32,), context=48)
+    assert (result.continuation, result.exact, result.tokens) == (16, 0.5, (16 + 16 + 8 + 0) / 4)
+    [none] = recall(Parrot(knows=1), text, np.array([395]), prefixes=(32,), context=128)
+    assert none.passages == 0 and np.isnan(none.exact)
+
+
+def test_recall_says_what_writing_greedily_would_give():
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(n_layer=2, n_head=2, n_embd=32, block_size=64)).eval()
+    beginnings = torch.randint(50257, (4, 16))
+    written = torch.stack(list(generate(model, beginnings, 48, 64, temperature=0)), dim=1)
+    right = [48, 20, 1, 0]
+    for row, count in enumerate(right[1:], start=1):
+        written[row, count] += 1  # what the model says here is not what the text has
+    text = torch.cat((beginnings, written), dim=1).flatten().numpy().astype(np.uint16)
+    [result] = recall(model, text, np.arange(0, 256, 64), prefixes=(16,), context=64, batch_size=3)
+    assert (result.continuation, result.exact, result.tokens) == (48, 0.25, sum(right) / 4)
 
 
 def test_three_million_tokens_are_indexed_and_searched_in_seconds():

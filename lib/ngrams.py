@@ -3,6 +3,8 @@ import numpy as np
 
 ODD = np.uint64(0xD6E8FEB86659FD93)  # any odd number with irregular bits would do
 
+PART = 1 << 16  # stretches that are numbered at a time: what that takes fits into a processor's cache
+
 
 def ngram_identities(tokens: np.ndarray, n: int) -> np.ndarray:
     """For each of the N - n + 1 stretches of n tokens a number that equal ones share, (N - n + 1,) uint64.
@@ -10,11 +12,14 @@ def ngram_identities(tokens: np.ndarray, n: int) -> np.ndarray:
     Hashes, by doubling: two stretches of `size`, `step` apart, make one of size + step. That two different stretches
     share a number anywhere in the text has a probability of N^2 / 2^65.
     """
-    known, size = _mixed(tokens.astype(np.uint64)), 1
-    while size < n:
-        step = min(size, n - size)
-        known, size = _mixed(known[:-step] * ODD + known[step:]), size + step
-    return known
+    identities = np.empty(max(0, len(tokens) - n + 1), np.uint64)
+    for first in range(0, len(identities), PART):
+        known, size = _mixed(tokens[first:first + PART + n - 1].astype(np.uint64)), 1
+        while size < n:
+            step = min(size, n - size)
+            known, size = _mixed(known[:-step] * ODD + known[step:]), size + step
+        identities[first:first + PART] = known
+    return identities
 
 
 def _mixed(x: np.ndarray) -> np.ndarray:

@@ -96,14 +96,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not a checkpoint that can be read: {str(error).splitlines()[0]}") from None
 
 
-def load_model(run: RunFolder) -> GPT:
-    """The best weights of a run, in eval mode, on the processor; the last ones where there is no best.pt yet.
-
-    Raises InputError where the run has saved nothing.
-    """
-    return made_of(best_weights(run)["model"], run.read_config()[0])
-
-
 def best_weights(run: RunFolder) -> dict[str, Any]:
     """The best weights of a run, `model`, with the `step` they are of and its `mean_loss`, None where these are not
     known; the last weights where there is no best.pt yet. Raises InputError where the run has saved nothing."""

@@ -98,7 +98,7 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # where to compute; auto: a GPU if there is one
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # mixed precision; auto: where the hardware is made for it
     compile: bool = False  # compile the model with torch.compile
-    seed: CountOrZero = 1337  # of the weights, the order of the windows and the samples
+    seed: Annotated[int, Bounds(low=0, high=2 ** 63)] = 1337  # of the weights, the order of the windows and the samples
     resume: str = ""  # go on with this run: its folder or its last.pt
 
     def __post_init__(self):
@@ -207,7 +207,7 @@ def command_line(config: RunConfig) -> str:
         changes[preset] = {name: value for name, value in dataclasses.asdict(config).items()
                            if name not in LABELS and value != getattr(usual, name)}
     nearest = min(changes, key=lambda preset: len(changes[preset]))
-    options = [f"--{name}" if value is True else f"--{name}={shlex.quote(str(value))}"
+    options = [("--" if value else "--no_") + name if isinstance(value, bool) else f"--{name}={shlex.quote(str(value))}"
                for name, value in changes[nearest].items()]
     return " ".join(["python run_training.py --preset", nearest, *options])
 

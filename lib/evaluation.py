@@ -48,8 +48,9 @@ def corpus_loss(model: GPT, tokens: np.ndarray, seq_len: int, batch_size: int, m
     if left := len(text) - 1 - whole * seq_len:
         check()
         part = torch.from_numpy(text[-(seq_len + 1):].astype(np.int64))
-        sums[-left:] += token_losses(model, part[None, :-1], part[None, 1:], machine)[0, -left:]
-        counts[-left:] += 1
+        places = slice(len(part) - 1 - left, len(part) - 1)
+        sums[places] += token_losses(model, part[None, :-1], part[None, 1:], machine)[0, places]
+        counts[places] += 1
     return CorpusLoss(sums, counts)
 
 
@@ -60,4 +61,4 @@ def token_losses(model: GPT, x: torch.Tensor, y: torch.Tensor, machine: Machine)
     with machine.autocast():
         logits = model(x.to(machine.device))  # (B, T, V)
         losses = F.cross_entropy(logits.flatten(0, 1), y.flatten().to(machine.device), reduction="none")
-    return losses.view(y.shape).double().cpu().numpy()
+    return losses.view(y.shape).cpu().double().numpy()  # in this order: Apple's GPUs have no float64

@@ -2,6 +2,7 @@
 import codecs
 import html
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,11 +35,15 @@ def recall(model: GPT, tokens: np.ndarray, starts: np.ndarray, prefixes: Sequenc
 
     Until it errs, such a continuation reads the text itself. So nothing need be written: one pass over a passage shows
     what the model would say at each place, after each of the prefixes. Passages begin at `starts`; those too near the
-    end of the text do not count, and where none is left, shares are NaN. A passage is `context` tokens long at most.
+    end of the text do not count, and where none is left, figures are NaN. A passage is `context` tokens long at most.
+    Leaves the model in eval mode.
     """
     continuation = min(CONTINUATION, context - max(prefixes))
     length = max(prefixes) + continuation
     starts = starts[starts + length <= len(tokens)]
+    if not len(starts):
+        return [Recall(prefix, continuation, 0, math.nan, math.nan) for prefix in prefixes]
+    model.eval()
     passages = torch.from_numpy(tokens[starts[:, None] + np.arange(length)].astype(np.int64))
     right = torch.cat([model(some[:, :-1].to(model.wte.weight.device)).argmax(dim=-1).cpu() == some[:, 1:]
                        for some in passages.split(batch_size)])  # right[:, i]: of the token after i + 1 of them

@@ -64,7 +64,7 @@ def loss_curve(metrics: pd.DataFrame, target: float, floor: float, by: str = "st
     if text_tokens:
         to_epochs_and_back = (lambda tokens: tokens / text_tokens, lambda epochs: epochs * text_tokens)
         axes.secondary_xaxis("top", to_epochs_and_back).set_xlabel("pseudo-epochs")
-    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_major_formatter(lambda x, place: f"{x:,.10g}")
     axes.legend(loc="best", fontsize=9)
     return figure
 

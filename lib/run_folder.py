@@ -96,6 +96,8 @@ class RunFolder:
     def read_config(self) -> tuple[RunConfig, dict[str, Any]]:
         """The parameters and the other facts; InputError where this is not a run."""
         facts = self._read_json(self.config_file)
+        if "parameters" not in facts:  # that of an exported model is what transformers reads
+            raise InputError(f"{self.path} is not a run: its {self.config_file.name} is of something else")
         return RunConfig(**facts.pop("parameters")), facts
 
     # summary.json: how it stands, or ended
@@ -221,7 +223,7 @@ class RunFolder:
     def _read_json(self, path: Path) -> dict[str, Any]:
         try:
             return json.loads(path.read_text("utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise InputError(f"{self.path} is not a run: it holds no {path.name}") from None
 
 

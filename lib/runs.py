@@ -40,6 +40,9 @@ def open_run(config: RunConfig, preset: str, corpus_sha256: str) -> RunFolder:
     if config.resume:
         run = resumed_run(config.resume)
         before, facts = run.read_config()
+        if config.out_dir and RunFolder(config.out_dir).path != run.path:
+            raise InputError(f"--resume goes on in {run.path}: leave --out_dir out, or start a new run there")
+        config, before = config.located(ROOT), before.located(ROOT)  # notebooks keep a path as it was typed
         if facts["corpus"]["sha256"] != corpus_sha256:
             raise InputError(f"{config.input_file} is not the text that {run.path.name} learns: name that one with "
                              "--input_file, or start a new run")

@@ -66,10 +66,10 @@ def interrupts_become(stop_file: Path) -> Iterator[None]:
         asked = True
         stop_file.touch()
 
+    stop_file.unlink(missing_ok=True)
     names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # a hang-up is a closed terminal; the last is Windows'
     before = {signum: signal.signal(signum, ask)
               for signum in (getattr(signal, name) for name in names if hasattr(signal, name))}
-    stop_file.unlink(missing_ok=True)
     try:
         yield
     finally:

@@ -1,4 +1,5 @@
 """A trained model to be used, from the folder of a run or from what lib.export made of one."""
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,13 @@ class TrainedModel:
     def origin(self) -> str:
         """What weights its training began with."""
         return f"the weights of {Path(self.config.init_from).name}" if self.config.init_from else "random weights"
+
+    def digest(self) -> str:
+        """The SHA-256 of the weights, the same for those of a run and for what was exported of it."""
+        digest = hashlib.sha256()
+        for name, part in self.model.state_dict().items():
+            digest.update(name.encode() + part.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def text(self) -> np.ndarray | None:
         """The tokens it learned (N,); None where that text is not there. Makes the default text where it is missing."""

@@ -51,8 +51,9 @@ class Trainer:
         if run.checkpoints():
             self._load()
         elif config.init_from:
-            model.load_state_dict(open_model(ROOT / config.init_from).model.state_dict())
-            self.say(f"begins with the weights of {config.init_from}")
+            trained = open_model(ROOT / config.init_from)
+            model.load_state_dict(trained.model.state_dict())
+            self.say(f"begins with the weights of {config.init_from}, SHA-256 {trained.digest()}")
 
     def train(self) -> dict[str, Any]:
         """Train, and return the run's summary as it was written to its folder.

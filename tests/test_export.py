@@ -81,14 +81,20 @@ def test_a_new_run_can_begin_with_an_exported_model(run, config, corpus, machine
     for path in ((ROOT / run_training.parse(line.split())[0].init_from).resolve()
                  for line in ("--init_from exported", "--reproduce again", "--resume again")):
         assert path == folder.resolve()
+    assert f"SHA-256 {open_model(folder).digest()}" in again.log_file.read_text()
+    assert open_model(folder).digest() == open_model(run.path).digest() != open_model(again.path).digest()
+    assert open_run(run_training.parse(["--resume", "again"])[0], "", corpus.sha256).path == again.path
     elsewhere = tmp_path / "elsewhere"
     for changes, message in (({"n_layer": 3}, "another shape: begin with it by --n_layer 2 --n_head 2"),
-                             ({"init_from": str(tmp_path)}, "is not a run")):
+                             ({"init_from": str(tmp_path)}, "is not a run"),
+                             ({"init_from": str(folder / "model.safetensors")}, "is not a run")):
         with pytest.raises(InputError, match=message):
             open_run(dataclasses.replace(config, out_dir=str(elsewhere), **changes), "", corpus.sha256)
     assert not elsewhere.exists()
     with pytest.raises(InputError, match="begin a new run with its weights by --init_from"):
         resumed_run(str(folder))
+    with pytest.raises(InputError, match="is of something else"):
+        run_training.parse(["--reproduce", "exported"])
 
 
 def test_the_card_has_the_figures_of_the_summary_and_the_command(run, tmp_path):

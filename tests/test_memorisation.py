@@ -82,7 +82,7 @@ def test_recall_counts_what_came_back():
     [result] = recall(Parrot(knows=240), text, starts, prefixes=(32,), context=48)
     assert (result.continuation, result.exact, result.tokens) == (16, 0.5, (16 + 16 + 8 + 0) / 4)
     [none] = recall(Parrot(knows=1), text, np.array([395]), prefixes=(32,), context=128)
-    assert none.passages == 0 and np.isnan(none.exact)
+    assert none.passages == 0 and np.isnan(none.exact) and np.isnan(none.tokens)
 
 
 def test_recall_says_what_writing_greedily_would_give():

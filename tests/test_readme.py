@@ -94,6 +94,6 @@ def test_a_command_line_asks_for_the_same_configuration_again():
     for preset in PRESETS:
         config = preset_config(preset)
         assert command_line(config) == f"python run_training.py --preset {preset}"
-        for changes in ({"prompt": "-O'er $HOME\n"}, {"compile": True, "steps": 7_000}):
+        for changes in ({"prompt": "-O'er $HOME\n"}, {"compile": True, "steps": 7_000}, {"sampled_softmax": False}):
             changed = preset_config(preset, **changes)
             assert parse(shlex.split(command_line(changed))[2:])[0] == changed

@@ -206,6 +206,7 @@ def test_a_run_that_meets_its_limit_exits_3_and_goes_on_with_resume(tmp_path):
     assert run.read_metrics()["step"].tolist() == [1, *range(5, 41, 5)]
     assert run.read_config()[0].steps == 40 and run.read_config()[1]["before"][0]["parameters"]["steps"] == 20
     assert run.read_summary()["restarts"] == [20]
+    assert "different before a resume: steps" in run.report.read_text()
     assert run.notebook("3_training.1").exists() and run.notebook("3_training").exists()
     assert "2_model" in done.stdout and "2_model" not in resumed.stdout  # executed once
 
@@ -281,6 +282,9 @@ def test_what_a_run_depends_on_cannot_change_when_it_goes_on(finished):
     sha256 = run.read_config()[1]["corpus"]["sha256"]
     config, *_ = run_training.parse(["--resume", str(run.path), "--steps", "500", "--target_loss", "3"])
     assert open_run(config, "resumed", sha256).path == run.path
+    config, *_ = run_training.parse(["--resume", str(run.path), "--out_dir", "elsewhere"])
+    with pytest.raises(InputError, match="leave --out_dir out"):
+        open_run(config, "resumed", sha256)
     config, *_ = run_training.parse(["--resume", str(run.path), "--n_layer", "3"])
     with pytest.raises(InputError, match=r"n_layer was 2 .* cannot become 3"):
         open_run(config, "resumed", sha256)

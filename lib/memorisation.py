@@ -29,7 +29,7 @@ class Recall:
 
 @torch.inference_mode()
 def recall(model: GPT, tokens: np.ndarray, starts: np.ndarray, prefixes: Sequence[int], context: int,
-           batch_size: int = 8) -> list[Recall]:
+           batch_size: int = 16) -> list[Recall]:
     """Let a model go on, always with the likeliest token, after the first tokens of passages; for each of `prefixes`,
     compare with the text (N,).
 

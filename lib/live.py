@@ -30,9 +30,13 @@ class LiveView:
             self.draw()
 
     def tell(self, row: dict[str, Any]) -> None:
-        c = self.config
+        """Renew the status line from a row of the metrics; once the run has ended, it is the verdict."""
+        c, summary = self.config, self.run.read_summary()
+        if summary["state"] != "running":
+            self.status.update({"text/plain": summary["verdict"]}, raw=True)
+            return
         minutes_a_step = c.tokens_per_step / row["tokens_per_sec"] / 60
-        to_target = minutes_to_target(self.run.read_summary())
+        to_target = minutes_to_target(summary)
         line = (f"step {row['step']:,} of at most {c.steps:,} | loss {row['loss']:.4f} | mean over the last epoch "
                 f"{row['mean_loss']:.4f} | target {c.target_loss:g}"
                 + ("" if to_target is None else f" in some {to_target:,.0f} min")
@@ -41,7 +45,9 @@ class LiveView:
         self.status.update({"text/plain": line}, raw=True)
 
     def draw(self) -> None:
+        """Renew the status line and the curve from the run's files."""
         metrics = self.run.read_metrics()
+        self.tell(metrics.iloc[-1:].to_dict("records")[0])
         alt = f"Training loss up to step {metrics['step'].iloc[-1]:,}: {metrics['loss'].iloc[-1]:.4f}"
         figure = plots.loss_curve(metrics, self.config.target_loss, self.floor)
         plots.show(figure, alt, self.curve)
@@ -55,7 +61,6 @@ def follow(run: RunFolder) -> None:
         ended = run.read_summary()["state"] != "running"
         metrics = run.read_metrics()
         if len(metrics):
-            view.tell(metrics.iloc[-1:].to_dict("records")[0])
             view.draw()
         if ended:
             return

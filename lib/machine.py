@@ -24,6 +24,17 @@ class Machine:
     def precision(self) -> str:
         return {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.amp]
 
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether Python goes on while the device computes: there, to read a number is to wait for all before it."""
+        return self.device.type != "cpu"
+
+    def put(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor of main memory on the device; a CUDA device fetches it behind what it is computing."""
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
     def autocast(self) -> AbstractContextManager:
         return torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None)
 

@@ -4,6 +4,7 @@ import math
 import numpy as np
 import torch
 
+from lib.machine import Machine
 from lib.model import Candidates
 
 DRAWN = 2048  # tokens that stand for all those that the text never has
@@ -20,14 +21,16 @@ class SampledSoftmax:
     of (seed, k), and over time every token has its turn.
     """
 
-    def __init__(self, tokens: np.ndarray, vocab_size: int, seed: int, device: torch.device):
+    def __init__(self, tokens: np.ndarray, vocab_size: int, seed: int, machine: Machine):
+        self._machine = machine
         used = np.zeros(vocab_size, bool)
         used[tokens] = True
         self._used = torch.from_numpy(np.flatnonzero(used))
         self._unused = torch.from_numpy(np.random.default_rng(seed).permutation(np.flatnonzero(~used)))
         self._drawn = min(DRAWN, len(self._unused))
-        self._places = torch.from_numpy(np.cumsum(used) - 1).to(device)  # of the text's tokens among the candidates
-        self._log_weights = torch.zeros(len(self._used) + self._drawn, device=device)
+        # where the text's tokens stand among the candidates
+        self._places = torch.from_numpy(np.cumsum(used) - 1).to(machine.device)
+        self._log_weights = torch.zeros(len(self._used) + self._drawn, device=machine.device)
         if self._drawn:
             self._log_weights[len(self._used):] = math.log(len(self._unused) / self._drawn)
 
@@ -37,4 +40,4 @@ class SampledSoftmax:
             return None
         turn = torch.arange(k * self._drawn, (k + 1) * self._drawn) % max(1, len(self._unused))
         tokens = torch.cat([self._used, self._unused[turn]])
-        return Candidates(tokens.to(self._log_weights.device), self._log_weights, self._places)
+        return Candidates(self._machine.put(tokens), self._log_weights, self._places)

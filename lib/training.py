@@ -117,17 +117,28 @@ class Trainer:
         self.writer.settle(wait=False)
         if p.due is None:
             begin = time.perf_counter()
-            p.due = self.update(p.step)
+            self.update(p.step)
             p.step += 1
             p.tokens += self.config.tokens_per_step
+            results = self.update.read() if self._is_read(p.step) else []
             p.step_sec += time.perf_counter() - begin
-            p.add_loss(p.due[0])
+            if not results:
+                return ""
+            for loss, *_ in results:
+                p.add_loss(loss)
+            p.due = results[-1]
         try:
             return self._conclude(stop)
         except Stopped:
             self._save(best=False)
             self.writer.settle()
             return "stopped"
+
+    def _is_read(self, step: int) -> bool:
+        """Whether to wait for the loss of a step: always where that costs nothing, otherwise where something is due."""
+        c = self.config
+        return (not self.machine.runs_ahead or step in (1, c.steps)
+                or any(step % every == 0 for every in (c.log_every, c.sample_every, c.save_every)))
 
     def _conclude(self, stop: StopRequest) -> str:
         """What is due after a step: measure and sample, which may be interrupted, and then write, which may not.

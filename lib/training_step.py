@@ -13,22 +13,25 @@ from lib.sampled_softmax import SampledSoftmax
 
 
 class TrainingStep:
-    """Forward, backward, clip, update: call it with a step's number, from 0. Its state travels in the checkpoint."""
+    """Forward, backward, clip, update: call it with a step's number, from 0, and `read` what came of it. Its state
+    travels in the checkpoint.
+
+    On a GPU a step is queued in a fraction of the time that it takes there. As long as nobody reads, the next one is
+    queued before it has ended, and the GPU never waits for Python.
+    """
 
     def __init__(self, model: GPT, corpus: Corpus, config: RunConfig, machine: Machine):
         self.model, self.config, self.machine = model, config, machine
         self.batches = Batches(corpus.tokens, config)
         self.sampled_softmax = SampledSoftmax(corpus.tokens, model.config.vocab_size, config.seed,
-                                              machine.device) if config.sampled_softmax else None
+                                              machine) if config.sampled_softmax else None
         self.optimizers = make_optimizers(model, config)
         self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.amp is torch.float16)
         self.forward = torch.compile(model) if config.compile else model
+        self._unread: list[tuple[int, torch.Tensor, float]] = []  # step, its loss and gradient norm, learning rate
 
-    def __call__(self, step: int) -> tuple[float, float, float]:
-        """Update the weights once; returns the loss, the gradient norm before clipping, and the learning rate.
-
-        Raises FloatingPointError, before the update, where the loss or the gradient is no longer finite.
-        """
+    def __call__(self, step: int) -> None:
+        """Update the weights once."""
         c = self.config
         factor = rate_factor(step, c)
         for optimizer in self.optimizers:
@@ -37,7 +40,7 @@ class TrainingStep:
         self.model.train()
         loss = torch.zeros((), device=self.machine.device)
         for k in range(step * c.grad_accum, (step + 1) * c.grad_accum):
-            x, y = (torch.from_numpy(part).to(self.machine.device) for part in self.batches.batch(k))
+            x, y = (self.machine.put(torch.from_numpy(part)) for part in self.batches.batch(k))
             candidates = self.sampled_softmax.candidates(step, k) if self.sampled_softmax else None
             with self.machine.autocast():
                 micro_loss = self.forward(x, y, candidates=candidates) / c.grad_accum
@@ -46,16 +49,29 @@ class TrainingStep:
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip_grad or math.inf)
-        # fp16 gradients may overflow: the scaler then skips the update and lowers its scale
-        if not math.isfinite(loss) or not (self.scaler.is_enabled() or math.isfinite(grad_norm)):
-            raise FloatingPointError(f"step {step + 1}: loss {loss.item()}, gradient norm {grad_norm.item()}. "
-                                     "What usually helps: a run with a lower --lr, more --warmup_steps or --amp off")
-        if math.isfinite(grad_norm):  # the scaler looks at one optimiser's gradients; clipping has mixed them all
+        # fp16 gradients may overflow: then there is no update, and the scaler lowers its scale. It looks at one
+        # optimiser's gradients, and clipping has mixed them all
+        if not self.scaler.is_enabled() or math.isfinite(grad_norm):
             for optimizer in self.optimizers:
                 self.scaler.step(optimizer)
         self.scaler.update()
         self.model.zero_grad(set_to_none=True)
-        return loss.item(), grad_norm.item(), factor * c.lr
+        self._unread.append((step, torch.stack([loss, grad_norm]), factor * c.lr))
+
+    def read(self) -> list[tuple[float, float, float]]:
+        """Wait for the steps since the last call: the loss of each, its gradient norm before clipping, its learning
+        rate.
+
+        Raises FloatingPointError where a loss or a gradient was not finite; the weights are of no use then.
+        """
+        steps, numbers, rates = zip(*self._unread, strict=True)
+        self._unread = []
+        results = torch.stack(numbers).tolist()
+        for step, (loss, grad_norm) in zip(steps, results, strict=True):
+            if not math.isfinite(loss) or not (self.scaler.is_enabled() or math.isfinite(grad_norm)):
+                raise FloatingPointError(f"step {step + 1}: loss {loss}, gradient norm {grad_norm}. What usually "
+                                         "helps: a run with a lower --lr, more --warmup_steps or --amp off")
+        return [(loss, grad_norm, rate) for (loss, grad_norm), rate in zip(results, rates, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:
         """The weights and all else that the next step depends on, the state of torch's random generators included."""

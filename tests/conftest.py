@@ -9,7 +9,7 @@ from lib.config import ROOT, preset_config
 from lib.corpus import Corpus, load_corpus
 from lib.machine import prepare_machine
 
-SHAKESPEARE = ROOT.parent / "shared" / "data" / "input.txt"  # the assignment's own text, where a machine has it
+SHAKESPEARE = ROOT.parent / "shared" / "data" / "input.txt"  # tiny Shakespeare, where a machine has it
 
 
 @pytest.fixture(scope="session", autouse=True)

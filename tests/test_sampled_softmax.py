@@ -13,11 +13,11 @@ TEXT = np.tile(np.arange(0, V, 5, dtype=np.uint16), 4)  # 12 of 60 tokens
 
 
 @pytest.fixture
-def draw(monkeypatch):
+def draw(monkeypatch, machine):
     """A function (drawn, k, tokens=TEXT) -> candidates."""
     def candidates(drawn: int, k: int, tokens: np.ndarray = TEXT):
         monkeypatch.setattr(sampled_softmax, "DRAWN", drawn)
-        return SampledSoftmax(tokens, V, seed=3, device=torch.device("cpu")).candidates(FIRST_STEPS, k)
+        return SampledSoftmax(tokens, V, seed=3, machine=machine).candidates(FIRST_STEPS, k)
     return candidates
 
 
@@ -59,6 +59,6 @@ def test_a_text_of_all_tokens_leaves_none_to_draw(draw):
     torch.testing.assert_close(loss, F.cross_entropy(logits, targets))
 
 
-def test_the_first_steps_are_over_all_tokens():
-    text = SampledSoftmax(TEXT, V, seed=3, device=torch.device("cpu"))
+def test_the_first_steps_are_over_all_tokens(machine):
+    text = SampledSoftmax(TEXT, V, seed=3, machine=machine)
     assert text.candidates(FIRST_STEPS - 1, 0) is None and text.candidates(FIRST_STEPS, 0) is not None

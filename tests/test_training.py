@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lib import training
 from lib.checkpoint import load_checkpoint
 from lib.config import InputError
 from lib.evaluation import CorpusLoss, corpus_loss
-from lib.machine import memory_needed
+from lib.machine import Machine, memory_needed
 from lib.model import GPT
 from lib.progress import Progress
 from lib.provenance import provenance
@@ -329,16 +330,49 @@ def test_a_run_on_another_text_is_not_resumed(config, corpus, machine):
         open_run(again, "resumed", "0" * 64)
 
 
-def test_a_loss_gone_wrong_stops_before_the_update_and_names_the_step(config, corpus, machine):
-    t = trainer(config, corpus, machine, save_every=2, log_every=1)
+@pytest.mark.parametrize("runs_ahead", [False, True])
+def test_a_loss_gone_wrong_is_named_by_its_step_and_never_saved(config, corpus, machine, monkeypatch, runs_ahead):
+    monkeypatch.setattr(Machine, "runs_ahead", runs_ahead)
+    t = trainer(config, corpus, machine, save_every=2, log_every=100)
     forward = t.update.forward
     t.update.forward = lambda x, y, candidates: forward(x, y) * (math.nan if t.progress.step == 4 else 1)
     with pytest.raises(FloatingPointError, match=r"step 5: loss nan.*lower --lr"):
         t.train()
-    assert all(p.isfinite().all() for p in t.model.parameters())
+    assert t.progress.step == (6 if runs_ahead else 5)
     assert t.run.read_summary()["state"] == "failed" and "step 5" in t.run.read_summary()["verdict"]
     saved = load_checkpoint(t.run.last_checkpoint)
     assert saved["progress"]["step"] == 4 and all(p.isfinite().all() for p in saved["model"].values())
+
+
+class Waiting(TorchDispatchMode):
+    """Counts how often a number of a tensor is read, which on a GPU waits for all that was asked of it before."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default,
+                               torch.ops.aten.nonzero.default)
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_nothing_waits_for_a_gpu_between_the_steps_that_are_read(config, corpus, machine, optimizer):
+    t = trainer(config, corpus, machine, optimizer=optimizer, grad_accum=2, sampled_softmax=True)
+    with Waiting() as waiting:
+        for step in range(20):
+            t.update(step)
+        assert waiting.count == 0
+        assert len(t.update.read()) == 20
+
+
+def test_a_run_whose_losses_are_read_now_and_then_is_the_same_run(config, corpus, machine, tmp_path, monkeypatch):
+    settings = RESUMED | dict(log_every=4)
+    runs = []
+    for runs_ahead in (False, True):
+        monkeypatch.setattr(Machine, "runs_ahead", runs_ahead)
+        runs.append(trainer(config, corpus, machine, **settings, out_dir=str(tmp_path / str(runs_ahead))))
+        runs[-1].train()
+    assert_same_end(*runs)
 
 
 def test_an_interrupt_ends_the_step_and_saves(config, corpus, machine):

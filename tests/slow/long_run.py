@@ -31,8 +31,8 @@ clock = lib.training.time = lib.live.time = Clock()
 
 def step(self, number):
     clock.now += 0.18
-    return 5 + random.random(), 1.0, 3e-4
 lib.training.TrainingStep.__call__ = step
+lib.training.TrainingStep.read = lambda self: [(5 + random.random(), 1.0, 3e-4)]
 """
 
 

@@ -1,0 +1,52 @@
+"""What a run's steps multiply: the FLOPs of its model and those of its optimiser, from its configuration.
+
+    python benchmarks/flops.py docs/default_run [runs/NAME ...]          some seconds each
+
+torch counts them, two for a multiplication and an addition of a matrix product and none for anything else, in steps of
+this project's own on tensors that have shapes but no numbers.
+"""
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from lib.corpus import load_corpus
+from lib.machine import Machine
+from lib.model import GPT, GPTConfig
+from lib.run_folder import RunFolder
+from lib.sampled_softmax import FIRST_STEPS
+from lib.training_step import TrainingStep
+
+
+def flops(work: Callable[[], None]) -> int:
+    """The FLOPs of what `work` does."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def report(run: RunFolder) -> str:
+    """The FLOPs of a run's steps in words."""
+    config, summary = run.read_config()[0], run.read_summary()
+    corpus = load_corpus(config)
+    # the kernels of attention are not counted, plain products are
+    with FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH):
+        machine = Machine(torch.device("cpu"), None)
+        step = TrainingStep(GPT(GPTConfig(**config.model_shape)), corpus, config, machine)
+        first, later = flops(lambda: step(0)), flops(lambda: step(FIRST_STEPS))
+        step.optimizers = []
+        optimizer = later - flops(lambda: step(FIRST_STEPS))
+    whole = min(FIRST_STEPS, summary["step"])
+    total = whole * first + (summary["step"] - whole) * later
+    return (f"{run.path.name}: {later / 1e12:.3f} TFLOP a step of {config.tokens_per_step:,} tokens "
+            f"({first / 1e12:.3f} in the first {FIRST_STEPS}), {optimizer / later:.0%} of it the optimiser's; "
+            f"{total / 1e12:,.0f} TFLOP in all: {summary['verdict']}")
+
+
+if __name__ == "__main__":
+    for folder in sys.argv[1:]:
+        print(report(RunFolder(Path(folder))), flush=True)

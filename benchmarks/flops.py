@@ -49,4 +49,4 @@ def report(run: RunFolder) -> str:
 
 if __name__ == "__main__":
     for folder in sys.argv[1:]:
-        print(report(RunFolder(Path(folder))), flush=True)
+        print(report(RunFolder(Path.cwd() / folder)), flush=True)

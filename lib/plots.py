@@ -55,7 +55,8 @@ def loss_curve(metrics: pd.DataFrame, target: float, floor: float, by: str = "st
     axes.plot(thin[by], thin["loss"], color=SKY, linewidth=0.8, label="loss of a step")
     axes.plot(thin[by], thin["mean_loss"], color=BLUE, linewidth=1.8, label="mean over the last epoch")
     passes = metrics[metrics["corpus_loss"].notna()]
-    axes.plot(passes[by], passes["corpus_loss"], "o", color=ORANGE, markersize=6, label="loss over all tokens")
+    if len(passes):
+        axes.plot(passes[by], passes["corpus_loss"], "o", color=ORANGE, markersize=6, label="loss over all tokens")
     axes.axhline(target, color=ORANGE, linestyle="--", linewidth=1.2, label=f"target {target:g}")
     axes.axhline(floor, color=GREY, linestyle=":", linewidth=1.2, label=f"floor {floor:.3g}")
     for count, place in enumerate(np.interp(restarts, metrics["step"], metrics[by])):
@@ -64,7 +65,8 @@ def loss_curve(metrics: pd.DataFrame, target: float, floor: float, by: str = "st
     if text_tokens:
         to_epochs_and_back = (lambda tokens: tokens / text_tokens, lambda epochs: epochs * text_tokens)
         axes.secondary_xaxis("top", to_epochs_and_back).set_xlabel("pseudo-epochs")
-    axes.xaxis.set_major_formatter(lambda x, place: f"{x:,.10g}")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:,.10g}")
     axes.legend(loc="best", fontsize=9)
     return figure
 
@@ -84,6 +86,7 @@ def loss_curves(metrics: dict[str, pd.DataFrame], target: float, by: str = "toke
         axes.plot(passes[by], passes["corpus_loss"], "o", color=color, markersize=5)
     axes.axhline(target, color=GREY, linestyle=(0, (1, 1)), linewidth=1.2, label=f"target {target:g}")
     axes.set(xlabel=X_LABELS[by], ylabel="mean loss of an epoch (nats per token)", xscale="log", yscale="log")
+    axes.yaxis.set_major_formatter("{x:,.10g}")
     if len(metrics) <= 10:  # more names would hide the curves
         axes.legend(loc="best", fontsize=8)
     return figure

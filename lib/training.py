@@ -83,10 +83,12 @@ class Trainer:
                  f"{c.tokens_per_step:,} tokens a step, {self.machine.name()}, {self.machine.precision}")
         if self.machine.notice:
             self.say(self.machine.notice)
-        needed, free = memory_needed(c, self.model.num_parameters(), self.machine), memory_free(self.machine.device)
-        if needed > free and p.step == 0:  # later much of it has been taken already
-            self.say(f"about {needed / 1e9:.1f} GB of memory are needed and {free / 1e9:.1f} GB free: if that fails, "
-                     "a lower --batch_size with --grad_accum raised by the same factor needs less for the same steps")
+        if p.step == 0:  # later much of it has been taken already
+            needed = memory_needed(c, self.model.num_parameters(), self.machine)
+            free = memory_free(self.machine.device)
+            self.say(f"about {needed / 1e9:.1f} GB of memory are needed and {free / 1e9:.1f} GB free"
+                     + (": if that fails, a lower --batch_size with --grad_accum raised by the same factor needs less "
+                        "for the same steps" if needed > free else ""))
         self._called = time.perf_counter()
         self._began = self._called - p.elapsed_sec
         self._report("running")

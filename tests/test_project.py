@@ -4,6 +4,7 @@ import shlex
 import shutil
 import tomllib
 
+import pytest
 import tree_sitter_powershell
 from tree_sitter import Language, Node, Parser
 
@@ -65,14 +66,21 @@ def test_the_powershell_script_can_be_read_and_asks_for_parameters_there_are():
     assert script.rstrip().endswith(b"& $python run_training.py @trainArgs\nexit $LASTEXITCODE")
 
 
-def test_the_readme_shows_what_the_files_of_its_run_say(tmp_path):
-    shutil.copytree(ROOT / "docs" / "default_run", tmp_path / "docs" / "default_run")
-    shutil.copy(ROOT / "README.md", tmp_path)
-    run = RunFolder(tmp_path / "docs" / "default_run")
+@pytest.mark.parametrize("name, readme", [("default_run", "README.md"), ("whole_run", "docs/whole_run/README.md")])
+def test_a_readme_shows_what_the_files_of_its_run_say(tmp_path, name, readme):
+    shutil.copytree(ROOT / "docs" / name, tmp_path / "docs" / name)
+    shutil.copy(ROOT / readme, tmp_path / readme)
+    run = RunFolder(tmp_path / "docs" / name)
     assert run.read_summary()["state"] == "reached"
-    update_readme(run, tmp_path / "README.md")
-    assert (tmp_path / "README.md").read_text() == (ROOT / "README.md").read_text()
-    told, (config, _) = run.read_summary(), run.read_config()
-    row = (f"| this, `excerpt` | the first {config.max_tokens:,} tokens | {told['tokens']:,} | {told['epochs']:.2f} | "
-           f"all tokens below {config.target_loss:g} | {told['corpus_loss']:.4f} |")
+    update_readme(run, tmp_path / readme)
+    assert (tmp_path / readme).read_text() == (ROOT / readme).read_text()
+
+
+@pytest.mark.parametrize("name, preset, text", [("default_run", "excerpt", "the first {:,} tokens"),
+                                                ("whole_run", "full", "tiny Shakespeare, {:,} tokens")])
+def test_the_readme_compares_runs_by_what_their_files_say(name, preset, text):
+    run = RunFolder(ROOT / "docs" / name)
+    told, (config, facts) = run.read_summary(), run.read_config()
+    row = (f"| this, `{preset}` | {text.format(facts['corpus']['tokens'])} | {told['tokens']:,} | "
+           f"{told['epochs']:.2f} | all tokens below {config.target_loss:g} | {told['corpus_loss']:.4f} |")
     assert row in (ROOT / "README.md").read_text()

@@ -19,11 +19,11 @@ from typing import Literal
 import tyro
 
 from lib.config import PRESETS, ROOT, InputError, RunConfig, default_preset, preset_config, relative_to_root
-from lib.run_folder import RunFolder
-from lib.runs import open_run, resumed_run
-from lib.stopping import interrupts_become
-from lib.terminal import Screen
-from lib.whole_file import sweep
+from lib.files import sweep
+from lib.runs.folder import RunFolder
+from lib.runs.locate import open_run, resumed_run
+from lib.show.terminal import Screen
+from lib.training.stopping import interrupts_become
 
 INTRODUCTION, TRAINING, RESULTS = ("1_data", "2_model"), "3_training", "4_results"
 README = ROOT / "README.md"
@@ -71,16 +71,16 @@ def parse(arguments: list[str]) -> tuple[RunConfig, str, Arguments]:
     given = tyro.cli(Arguments, default=Arguments(**dataclasses.asdict(base)), args=arguments, use_underscores=True,
                      prog="run_training.py", description=__doc__)
     config = RunConfig(**{field.name: getattr(given, field.name) for field in dataclasses.fields(RunConfig)})
-    return config.located(Path.cwd()), preset, given
+    return config.relative_to_project(Path.cwd()), preset, given
 
 
 def execute(config: RunConfig, run: RunFolder) -> int:
     """Run the notebooks and write the report, whatever becomes of them; returns the exit code."""
     # papermill and nbconvert take two seconds to import, which --help and a mistyped argument need not wait for
-    from lib.index import write_index
-    from lib.notebooks import is_complete, run_notebook
-    from lib.report import CHAPTERS, write_report
-    from lib.terminal import progress_bar
+    from lib.publish.index import write_index
+    from lib.publish.notebooks import is_complete, run_notebook
+    from lib.publish.report import CHAPTERS, write_report
+    from lib.show.terminal import progress_bar
 
     screen = Screen()
     parameters = dataclasses.asdict(config) | {"preset": "given", "out_dir": relative_to_root(run.path)}
@@ -118,21 +118,21 @@ def execute(config: RunConfig, run: RunFolder) -> int:
 def main(arguments: list[str]) -> int:
     try:
         config, preset, given = parse(arguments)
-        from lib.corpus import load_corpus
-        from lib.floor import reachable_floor
+        from lib.text.corpus import load_corpus
+        from lib.text.floor import reachable_floor
         if config.device not in ("auto", "cpu"):
-            from lib.machine import choose_device  # imports torch, so only where there is something to check
+            from lib.training.machine import choose_device  # imports torch, so only where there is something to check
             choose_device(config.device)
         corpus = load_corpus(config)
         reachable_floor(corpus.tokens, config)
         if given.update_readme:
-            from lib.readme import read_marked  # imports matplotlib
+            from lib.publish.readme import read_marked  # imports matplotlib
             read_marked(README)
         original = RunFolder(Path.cwd() / given.reproduce) if given.reproduce else None
         if original and original.read_config()[1]["corpus"]["sha256"] != corpus.sha256:
             raise InputError(f"{config.input_file} is not the text that {original.path.name} learned: name that one "
                              "with --input_file")
-        if original and not original.sketch_losses():
+        if original and not original.sampled_losses():
             raise InputError(f"{original.path.name} has logged no step to compare with: reproduce another run")
         run = open_run(config, preset, corpus.sha256)
     except InputError as error:
@@ -145,12 +145,12 @@ def main(arguments: list[str]) -> int:
             if code not in (EXIT_CODES["reached"], EXIT_CODES["limit"]):
                 return code
             if given.update_readme:
-                from lib.readme import update_readme
+                from lib.publish.readme import update_readme
                 update_readme(run, README)
                 print(f"filled the blocks of {relative_to_root(README)}", file=Screen())
             if not original:
                 return code
-            from lib.comparison import agreement
+            from lib.show.comparison import agreement
             agrees, words = agreement(run, original)
             print(words, file=Screen())
             return code if agrees else EXIT_CODES["not reproduced"]

@@ -14,12 +14,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lib.corpus import load_corpus
-from lib.machine import Machine
-from lib.model import GPT, GPTConfig
-from lib.run_folder import RunFolder
-from lib.sampled_softmax import FIRST_STEPS
-from lib.training_step import TrainingStep
+from lib.model.gpt import new_model
+from lib.runs.folder import RunFolder
+from lib.text.corpus import load_corpus
+from lib.training.machine import Machine
+from lib.training.sampled_softmax import FIRST_STEPS
+from lib.training.step import TrainingStep
 
 
 def flops(work: Callable[[], None]) -> int:
@@ -36,7 +36,7 @@ def report(run: RunFolder) -> str:
     # the kernels of attention are not counted, plain products are
     with FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH):
         machine = Machine(torch.device("cpu"), None)
-        step = TrainingStep(GPT(GPTConfig(**config.model_shape)), corpus, config, machine)
+        step = TrainingStep(new_model(config), corpus, config, machine)
         first, later = flops(lambda: step(0)), flops(lambda: step(FIRST_STEPS))
         step.optimizers = []
         optimizer = later - flops(lambda: step(FIRST_STEPS))

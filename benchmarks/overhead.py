@@ -17,7 +17,7 @@ from pathlib import Path
 import nbformat
 
 from lib.config import ROOT
-from lib.run_folder import RunFolder
+from lib.runs.folder import RunFolder
 
 
 def sampling(notebook: Path) -> float:

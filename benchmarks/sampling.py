@@ -12,8 +12,8 @@ import time
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from lib.model import GPT, GPTConfig
-from lib.sampling import generate
+from lib.model.gpt import GPT, GPTConfig
+from lib.model.sampling import generate
 
 
 def bandwidth() -> float:

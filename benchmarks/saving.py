@@ -11,10 +11,11 @@ import tempfile
 import time
 
 from lib.config import ROOT, preset_config
-from lib.corpus import load_corpus
-from lib.machine import prepare_machine
-from lib.run_folder import RunFolder
-from lib.training import Trainer, new_model
+from lib.model.gpt import new_model
+from lib.runs.folder import RunFolder
+from lib.text.corpus import load_corpus
+from lib.training.machine import prepare_machine
+from lib.training.trainer import Trainer
 
 STEPS = 8
 
@@ -27,7 +28,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=ROOT / "runs") as place:
         config = preset_config("excerpt", optimizer=args.optimizer, out_dir=place)
         machine = prepare_machine(config)
-        trainer = Trainer(new_model(config, machine), load_corpus(config), config, RunFolder(place), machine)
+        trainer = Trainer(new_model(config, machine.device), load_corpus(config), config, RunFolder(place), machine)
         trainer._began = time.perf_counter()
 
         number = itertools.count()

@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from lib.config import preset_config
-from lib.corpus import Batches, default_text, load_corpus
-from lib.floor import loss_floor
-from lib.tokenizer import encoding
+from lib.text.corpus import Batches, load_corpus
+from lib.text.default_text import default_text
+from lib.text.floor import loss_floor
+from lib.text.tokenizer import encoding
 
 
 def write_text(path: Path, size: int) -> None:

@@ -24,20 +24,20 @@ import numpy as np
 import torch
 
 from lib.config import preset_config
-from lib.machine import prepare_machine
-from lib.training import new_model
+from lib.model.gpt import new_model
+from lib.training.machine import prepare_machine
 
 PARAMETERS, N_LAYER, N_EMBD, VOCABULARY = 124_439_808, 12, 768, 50_257
 
 
 def ours(batch_size: int, seq_len: int, **changes) -> Callable[[], None]:
     """A step of this project's on the preset's text."""
-    from lib.corpus import load_corpus
-    from lib.sampled_softmax import FIRST_STEPS
-    from lib.training_step import TrainingStep
+    from lib.text.corpus import load_corpus
+    from lib.training.sampled_softmax import FIRST_STEPS
+    from lib.training.step import TrainingStep
     config = preset_config("excerpt", batch_size=batch_size, seq_len=seq_len, **changes)
     machine = prepare_machine(config)
-    step = TrainingStep(new_model(config, machine), load_corpus(config), config, machine)
+    step = TrainingStep(new_model(config, machine.device), load_corpus(config), config, machine)
 
     def step_and_read() -> None:
         step(FIRST_STEPS)  # those before it are over all tokens
@@ -47,8 +47,8 @@ def ours(batch_size: int, seq_len: int, **changes) -> Callable[[], None]:
 
 def rows_of_the_head(name: str) -> int:
     """Tokens that a contender's softmax runs over."""
-    from lib.corpus import load_corpus
-    from lib.sampled_softmax import DRAWN
+    from lib.text.corpus import load_corpus
+    from lib.training.sampled_softmax import DRAWN
     return len(np.unique(load_corpus(preset_config("excerpt")).tokens)) + DRAWN if name == SAMPLED else VOCABULARY
 
 

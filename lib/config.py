@@ -67,7 +67,7 @@ class RunConfig:
     sampled_softmax: bool = False  # of tokens the text never has, let 2,048 stand for all; a fifth to a third faster
     # the optimiser
     optimizer: Literal["adamw", "muon"] = "adamw"  # of the matrices in the blocks; AdamW updates everything else
-    muon_blocks: Literal["heads", "whole"] = "heads"  # Muon takes a head's rows at a time, or whole matrices
+    muon_rows: CountOrZero = 64  # rows of a matrix that Muon takes at a time, a head's for instance; 0: all of them
     muon_lr: Positive = 4e-4  # peak learning rate of Muon
     embedding_lr: PositiveOrZero = 0.0  # peak learning rate of the token embeddings; 0: that of the rest
     lr: Positive = 3e-4  # peak learning rate of the rest
@@ -83,8 +83,7 @@ class RunConfig:
     max_hours: PositiveOrZero = 0.0  # stop after this many hours, counted anew by --resume; 0: no limit
     # what to write, and when
     out_dir: str = ""  # folder of the run; empty: runs/<UTC time>-<preset>
-    note: str = ""  # a sentence about this run, kept and shown with it
-    tag: str = ""  # words to find this run by among others
+    note: str = ""  # words about this run, kept and shown with it, to find it by
     log_every: Count = 10  # steps between two rows of the metrics
     save_every: Count = 500  # steps between two checkpoints
     sample_every: Count = 500  # steps between two samples
@@ -108,6 +107,8 @@ class RunConfig:
             raise InputError(f"seq_len {self.seq_len} is longer than block_size {self.block_size}: lower --seq_len")
         if self.n_embd % self.n_head:
             raise InputError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}: change one of them")
+        if self.optimizer == "muon" and self.muon_rows and self.n_embd % self.muon_rows:
+            raise InputError(f"n_embd {self.n_embd} is not a multiple of muon_rows {self.muon_rows}: change it")
         if self.warmup_steps >= self.steps:
             raise InputError(f"warmup_steps {self.warmup_steps} leaves nothing of steps {self.steps}: lower it")
         if self.randomize_batches:
@@ -122,7 +123,7 @@ class RunConfig:
         """What a GPTConfig takes of it."""
         return {"n_layer": self.n_layer, "n_head": self.n_head, "n_embd": self.n_embd, "block_size": self.block_size}
 
-    def located(self, base: Path) -> "RunConfig":
+    def relative_to_project(self, base: Path) -> "RunConfig":
         """The same with paths relative to `base` rewritten relative to the project folder."""
         paths = {name: str(base / getattr(self, name)) for name in ("input_file", "init_from", "out_dir", "resume")
                  if getattr(self, name)}
@@ -158,10 +159,10 @@ def relative_to_root(path: str | os.PathLike) -> str:
 
 # What the weights, the optimiser's moments or the order of the data of a run already depend on
 FIXED_ON_RESUME = ("max_tokens", "order", "n_layer", "n_head", "n_embd", "block_size", "init_from", "batch_size",
-                   "seq_len", "grad_accum", "sampled_softmax", "optimizer", "muon_blocks", "muon_lr", "embedding_lr",
+                   "seq_len", "grad_accum", "sampled_softmax", "optimizer", "muon_rows", "muon_lr", "embedding_lr",
                    "lr", "weight_decay", "beta1", "beta2", "seed")
 
-LABELS = ("out_dir", "note", "tag", "resume")  # parameters that say which run it is, not what it does
+NOT_BEHAVIOUR = ("out_dir", "note", "resume")  # parameters that say which run it is, not what it does
 
 PRESETS: dict[str, dict[str, Any]] = {
     # 124M on the first pages of the text, to the target, in minutes without a GPU: windows that are always cut alike
@@ -171,7 +172,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # whatever the text: all of it, at a constant rate; what the seed project's own command lines mean
     "plain": {},
     # 124M on the whole text, to the target: larger steps, with Muon on whole matrices, which small texts do not want
-    "full": dict(order="fixed", batch_size=16, sampled_softmax=True, optimizer="muon", muon_blocks="whole",
+    "full": dict(order="fixed", batch_size=16, sampled_softmax=True, optimizer="muon", muon_rows=0,
                  muon_lr=0.014, embedding_lr=5e-3, warmup_steps=8, lr_schedule="linear", steps=760, log_every=5,
                  save_every=50, sample_every=50),
     # the seed project's check that everything works
@@ -205,7 +206,7 @@ def command_line(config: RunConfig) -> str:
     for preset in PRESETS:
         usual = preset_config(preset)
         changes[preset] = {name: value for name, value in dataclasses.asdict(config).items()
-                           if name not in LABELS and value != getattr(usual, name)}
+                           if name not in NOT_BEHAVIOUR and value != getattr(usual, name)}
     nearest = min(changes, key=lambda preset: len(changes[preset]))
     options = [("--" if value else "--no_") + name if isinstance(value, bool) else f"--{name}={shlex.quote(str(value))}"
                for name, value in changes[nearest].items()]

@@ -18,13 +18,13 @@ import torch
 from starlette.middleware import Middleware
 
 from lib.config import InputError
-from lib.figures import shown
-from lib.memorisation import quotation
-from lib.ngrams import NgramIndex
-from lib.runs import newest_run
-from lib.sampling import generate
-from lib.tokenizer import encode_prompt, encoding
-from lib.trained_model import TrainedModel, open_model
+from lib.model.memorisation import quotation
+from lib.model.sampling import generate
+from lib.runs.locate import newest_run
+from lib.runs.trained import TrainedModel, open_model
+from lib.show.wording import shown
+from lib.text.ngrams import NgramIndex
+from lib.text.tokenizer import encode_prompt, encoding
 
 HERE = Path(__file__).resolve().parent
 LONGEST_PROMPT = 4000  # characters

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lib.config import ROOT, preset_config
-from lib.corpus import Corpus, load_corpus
-from lib.machine import prepare_machine
+from lib.text.corpus import Corpus, load_corpus
+from lib.training.machine import prepare_machine
 
 SHAKESPEARE = ROOT.parent / "shared" / "data" / "input.txt"  # tiny Shakespeare, where a machine has it
 
@@ -22,7 +22,7 @@ def _one_thread_a_worker():
 @pytest.fixture(scope="session")
 def text_file(tmp_path_factory) -> Path:
     """A small text of the default kind, 1,100 tokens or so."""
-    from lib.corpus import default_text
+    from lib.text.default_text import default_text
     path = tmp_path_factory.mktemp("text") / "small.txt"
     path.write_text(default_text()[:4000], "utf-8")
     return path

@@ -96,7 +96,7 @@ def test_a_text_of_ones_own_is_meant_as_a_whole(monkeypatch):
 
 def test_paths_are_kept_relative_to_the_project_and_name_no_home_folder(tmp_path):
     config = preset_config("tiny", input_file="my.txt", out_dir=str(ROOT / "runs" / "x"))
-    located = config.located(ROOT.parent)
+    located = config.relative_to_project(ROOT.parent)
     assert (located.input_file, located.out_dir, located.resume) == ("../my.txt", "runs/x", "")
     assert not relative_to_root(tmp_path).startswith("/")
 

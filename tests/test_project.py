@@ -9,8 +9,8 @@ import tree_sitter_powershell
 from tree_sitter import Language, Node, Parser
 
 from lib.config import ROOT
-from lib.readme import update_readme
-from lib.run_folder import RunFolder
+from lib.publish.readme import update_readme
+from lib.runs.folder import RunFolder
 from run_training import parse
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

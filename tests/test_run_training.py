@@ -19,12 +19,12 @@ from playwright.sync_api import sync_playwright
 
 import run_training
 from lib.config import ROOT, InputError
-from lib.index import write_index
-from lib.notebooks import run_notebook
-from lib.readme import NAMES
-from lib.report import CHAPTERS
-from lib.run_folder import RunFolder
-from lib.runs import open_run
+from lib.publish.index import write_index
+from lib.publish.notebooks import run_notebook
+from lib.publish.readme import NAMES
+from lib.publish.report import CHAPTERS
+from lib.runs.folder import RunFolder
+from lib.runs.locate import open_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 

@@ -20,13 +20,14 @@ import pytest
 from gradio_client import Client
 
 from lib.config import ROOT, preset_config
-from lib.corpus import load_corpus
-from lib.export import export
-from lib.machine import prepare_machine
-from lib.provenance import provenance
-from lib.run_folder import RunFolder
-from lib.trained_model import open_model
-from lib.training import Trainer, new_model
+from lib.model.gpt import new_model
+from lib.publish.export import export
+from lib.runs.folder import RunFolder
+from lib.runs.trained import open_model
+from lib.text.corpus import load_corpus
+from lib.training.machine import prepare_machine
+from lib.training.provenance import provenance
+from lib.training.trainer import Trainer
 
 sys.path.insert(0, str(ROOT / "space"))
 import app
@@ -43,7 +44,7 @@ def run(tmp_path_factory) -> RunFolder:
                            sample_every=8, out_dir=str(tmp_path_factory.mktemp("runs") / "run"))
     run, machine, corpus = RunFolder(config.out_dir), prepare_machine(config), load_corpus(config)
     run.write_config(config, provenance(corpus, machine, floor=0.0))
-    Trainer(new_model(config, machine), corpus, config, run, machine).train()
+    Trainer(new_model(config, machine.device), corpus, config, run, machine).train()
     return run
 
 

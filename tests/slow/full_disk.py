@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from lib.run_folder import RunFolder
+from lib.runs.folder import RunFolder
 from runs import RECIPE, begin_or_resume, differences, printed, start, undisturbed, unreadable
 
 # what the run has printed, or written, when the disk fills up, and which writes come next

@@ -24,7 +24,7 @@ from pathlib import Path
 from playwright.sync_api import Page, expect, sync_playwright
 
 from lib.config import ROOT
-from lib.run_folder import RunFolder
+from lib.runs.folder import RunFolder
 
 PATIENCE_MS = 300_000
 

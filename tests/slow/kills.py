@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from lib.run_folder import RunFolder
+from lib.runs.folder import RunFolder
 from runs import begin_or_resume, differences, kernels, outlived, printed, random_moment, undisturbed, unreadable
 
 

@@ -15,24 +15,24 @@ from pathlib import Path
 import nbformat
 import psutil
 
-from lib import notebooks
 from lib.config import ROOT
-from lib.notebooks import CarefulManager, run_notebook
-from lib.run_folder import RunFolder
+from lib.publish import notebooks
+from lib.publish.notebooks import CarefulManager, run_notebook
+from lib.runs.folder import RunFolder
 
 SIMULATION = """
-import lib.training, lib.live, random, time
+import lib.training.trainer, lib.show.live, random, time
 class Clock:
     now = 0.0
     def perf_counter(self):
         return self.now
     monotonic = perf_counter
-clock = lib.training.time = lib.live.time = Clock()
+clock = lib.training.trainer.time = lib.show.live.time = Clock()
 
 def step(self, number):
     clock.now += 0.18
-lib.training.TrainingStep.__call__ = step
-lib.training.TrainingStep.read = lambda self: [(5 + random.random(), 1.0, 3e-4)]
+lib.training.trainer.TrainingStep.__call__ = step
+lib.training.trainer.TrainingStep.read = lambda self: [(5 + random.random(), 1.0, 3e-4)]
 """
 
 

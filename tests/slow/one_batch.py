@@ -7,8 +7,8 @@ import sys
 import torch
 
 from lib.config import preset_config
-from lib.model import GPT, GPTConfig
-from lib.optimizer import make_optimizers
+from lib.model.gpt import GPT, GPTConfig
+from lib.training.optimizer import make_optimizers
 
 
 def main() -> int:

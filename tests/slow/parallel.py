@@ -7,7 +7,7 @@ import sys
 import time
 
 from lib.config import ROOT
-from lib.run_folder import RunFolder
+from lib.runs.folder import RunFolder
 from runs import printed, start
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import psutil
 
-from lib.checkpoint import load_checkpoint
 from lib.config import ROOT
-from lib.run_folder import RunFolder
-from lib.seal import is_intact
+from lib.files import is_intact
+from lib.runs.checkpoint import load_checkpoint
+from lib.runs.folder import RunFolder
 
 RECIPE = ["--preset", "tiny", "--steps", "48", "--target_loss", "0.1", "--optimizer", "muon", "--dropout", "0.1",
           "--log_every", "1", "--save_every", "2", "--sample_every", "5", "--max_new_tokens", "20"]

@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from lib.run_folder import RunFolder
+from lib.runs.folder import RunFolder
 from runs import (
     RECIPE,
     begin_or_resume,

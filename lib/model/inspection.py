@@ -1,0 +1,81 @@
+"""What goes on inside a model: where its heads look, which tokens it takes for related."""
+import html
+
+import numpy as np
+import torch
+
+from lib.model.gpt import GPT
+from lib.text.tokenizer import encoding
+
+
+@torch.inference_mode()
+def attention_weights(model: GPT, idx: torch.Tensor) -> torch.Tensor:
+    """How much each of T tokens of idx (T,) looks at each, in every head: (n_layer, nh, T, T), rows add up to 1.
+
+    The model itself never has these weights whole; here they are computed from the queries and keys it forms.
+    """
+    model.eval()
+    n_head, T, weights = model.config.n_head, len(idx), []
+
+    def keep(module, inputs, qkv):
+        q, k = (part.view(T, n_head, -1).transpose(0, 1) for part in qkv[0].chunk(3, dim=1)[:2])  # (nh, T, hs)
+        scores = q @ k.transpose(1, 2) / q.size(2) ** 0.5
+        future = torch.ones(T, T, dtype=torch.bool, device=idx.device).triu(1)
+        weights.append(scores.masked_fill(future, -torch.inf).softmax(dim=2))
+
+    hooks = [block.attn.c_attn.register_forward_hook(keep) for block in model.h]
+    try:
+        model(idx[None])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(weights)
+
+
+def telling_heads(weights: torch.Tensor, tokens: np.ndarray) -> dict[str, tuple[int, int, float]]:
+    """For each of four habits that heads are known to form, the head that has it most: layer, head, and the share of
+    its attention that goes there, over the tokens (T,) that have such a place.
+
+    The token before and what followed it: Olsson et al., "In-context Learning and Induction Heads" (2022). The same
+    token: Wang et al., "Interpretability in the Wild" (2022). The first: Xiao et al., "Efficient Streaming Language
+    Models with Attention Sinks" (2023).
+    """
+    T = len(tokens)
+    row, column = np.indices((T, T))
+    same = (tokens[:, None] == tokens) & (column < row)
+    followed = np.zeros_like(same)
+    followed[:, 1:] = same[:, :-1]
+    habits = {"the token before": column == row - 1, "the first token": (column == 0) & (row > 1),
+              "the same token earlier": same, "what followed it earlier": followed & (column < row)}
+    told = {}
+    for habit, places in habits.items():
+        mask = torch.from_numpy(places).to(weights.device)
+        if mask.any():
+            share = (weights * mask).sum(3)[:, :, mask.any(1)].mean(2)  # (n_layer, nh)
+            layer, head = divmod(int(share.argmax()), share.size(1))
+            told[habit] = layer, head, share[layer, head].item()
+    return told
+
+
+def neighbours(table: torch.Tensor, tokens: list[int], among: torch.Tensor, count: int = 5) -> list[list[int]]:
+    """For each of some tokens the `count` of those `among` (n,) whose rows of a table (V, C) point most nearly the same
+    way, itself left out."""
+    directions = torch.nn.functional.normalize(table[among], dim=1)
+    near = []
+    for token in tokens:
+        likeness = directions @ torch.nn.functional.normalize(table[token], dim=0)
+        likeness[among == token] = -torch.inf
+        near.append(among[likeness.topk(min(count, len(among) - 1)).indices].tolist())
+    return near
+
+
+def shaded(tokens: np.ndarray, losses: np.ndarray, most: float = 8.0) -> str:
+    """Tokens (T,) as HTML, each on a ground that is the more orange the higher its loss, most so at `most` nats, and
+    never so much that it cannot be read on a light or a dark page. It has no live tag but <span>."""
+    spans = []
+    for token, loss in zip(tokens.tolist(), losses, strict=True):
+        piece = html.escape(encoding().decode([token])).replace("\n", "↵\n")
+        strength = 0.6 * min(1, loss / most)
+        ground = f"background: rgba(213, 94, 0, {strength:.2f})"
+        spans.append(f'<span style="{ground}" title="{loss:.2f} nats">{piece}</span>')
+    return "".join(spans)

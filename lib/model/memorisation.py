@@ -1,0 +1,82 @@
+"""How much of a text a model gives back word for word."""
+import codecs
+import html
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lib.model.gpt import GPT
+from lib.text.ngrams import NgramIndex
+from lib.text.tokenizer import encoding
+
+CONTINUATION = 50  # tokens, fewer where the context is short
+
+
+@dataclass(frozen=True)
+class Recall:
+    """How a model went on with passages of a text after reading `prefix` tokens of each."""
+
+    prefix: int
+    continuation: int  # tokens asked for
+    passages: int
+    exact: float  # share of passages of which all of these came back
+    tokens: float  # mean number of tokens that came back before the first wrong one
+
+
+@torch.inference_mode()
+def recall(model: GPT, tokens: np.ndarray, starts: np.ndarray, prefixes: Sequence[int], context: int,
+           batch_size: int = 16) -> list[Recall]:
+    """Let a model go on, always with the likeliest token, after the first tokens of passages; for each of `prefixes`,
+    compare with the text (N,).
+
+    Until it errs, such a continuation reads the text itself. So nothing need be written: one pass over a passage shows
+    what the model would say at each place, after each of the prefixes. Passages begin at `starts`; those too near the
+    end of the text do not count, and where none is left, figures are NaN. A passage is `context` tokens long at most.
+    Leaves the model in eval mode.
+    """
+    continuation = min(CONTINUATION, context - max(prefixes))
+    length = max(prefixes) + continuation
+    starts = starts[starts + length <= len(tokens)]
+    if not len(starts):
+        return [Recall(prefix, continuation, 0, math.nan, math.nan) for prefix in prefixes]
+    model.eval()
+    passages = torch.from_numpy(tokens[starts[:, None] + np.arange(length)].astype(np.int64))
+    right = torch.cat([model(some[:, :-1].to(model.wte.weight.device)).argmax(dim=-1).cpu() == some[:, 1:]
+                       for some in passages.split(batch_size)])  # right[:, i]: of the token after i + 1 of them
+    results = []
+    for prefix in prefixes:
+        told = right[:, prefix - 1:][:, :continuation].long().cumprod(dim=1).sum(dim=1)  # before the first error
+        results.append(Recall(prefix, continuation, len(told), (told == continuation).double().mean().item(),
+                              told.double().mean().item()))
+    return results
+
+
+@dataclass(frozen=True)
+class Quotation:
+    """A sample, as pieces of text with whether each stands in the corpus, and its longest piece that does."""
+
+    pieces: list[tuple[str, bool]]
+    share: float  # of the sample's tokens
+    longest: str  # empty where it is shorter than the n of the index
+    longest_tokens: int
+
+    def marked(self) -> str:
+        """The sample as HTML in which what is quoted is marked; it has no live tag but <mark>."""
+        return "".join(f"<mark>{html.escape(piece)}</mark>" if quoted else html.escape(piece)
+                       for piece, quoted in self.pieces)
+
+
+def quotation(sample: str, index: NgramIndex) -> Quotation:
+    """What of a sample stands in the text of an index, in stretches of n tokens or more."""
+    ids = np.array(encoding().encode_ordinary(sample), dtype=np.uint16)
+    quoted, longest = index.quoted(ids), index.longest_quotation(ids)
+    cuts = [0, *(np.flatnonzero(np.diff(quoted)) + 1).tolist(), len(ids)]
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a token may end within a character
+    pieces = [(decoder.decode(encoding().decode_bytes(ids[a:b].tolist())), bool(quoted[a]))
+              for a, b in itertools.pairwise(cuts) if b > a]
+    return Quotation(pieces, float(quoted.mean()) if len(ids) else 0.0, encoding().decode(ids[longest].tolist()),
+                     longest.stop - longest.start)

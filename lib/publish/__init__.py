@@ -1,0 +1,1 @@
+"""What a run leaves for others: executed notebooks, pages, README blocks, exported models."""

@@ -1,0 +1,1 @@
+"""A run on disk: its folder, finding it, its checkpoints, the trained model in it."""

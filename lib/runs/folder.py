@@ -1,0 +1,231 @@
+"""Where the files of a run are, and their formats. Nothing else in the project knows a file name or a column."""
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lib.config import ROOT, InputError, RunConfig, relative_to_root
+from lib.files import write_json, write_whole
+from lib.runs.formats import (
+    append_row,
+    in_todays_words,
+    parse_samples,
+    read_rows,
+    sample_entry,
+    sampled_rows,
+    version_of,
+)
+
+METRICS = ("step", "tokens", "loss", "mean_loss", "lr", "grad_norm", "tokens_per_sec", "elapsed_sec", "corpus_loss")
+USAGE = ("step", "elapsed_sec", "memory_gb", "processor_percent", "gpu_memory_gb")
+PATIENCE_SEC = 5  # to wait for a process that is about to end
+
+
+class RunFolder:
+    """The files of one run."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(os.path.normpath(ROOT / path))
+        self.config_file = self.path / "config.json"
+        self.summary_file = self.path / "summary.json"
+        self.log_file = self.path / "logs" / "train.log"
+        self.metrics_file = self.path / "logs" / "train_metrics.csv"
+        self.usage_file = self.path / "logs" / "usage.csv"
+        self.position_losses_file = self.path / "logs" / "position_losses.csv"
+        self.token_losses_file = self.path / "samples" / "token_losses.csv"
+        self.samples_file = self.path / "samples" / "samples.txt"
+        self.last_checkpoint = self.path / "checkpoints" / "last.pt"
+        self.previous_checkpoint = self.path / "checkpoints" / "previous.pt"  # what last.pt was before
+        self.best_checkpoint = self.path / "checkpoints" / "best.pt"
+        self.report = self.path / "report.html"
+        self.loss_curve = self.path / "logs" / "loss_curve.png"
+        self.stop_file = self.path / "STOP"  # while it is there, training stops after the step it is at
+
+    def notebook(self, name: str) -> Path:
+        """Where the executed copy of notebooks/<name>.ipynb is."""
+        return self.path / f"{name}.ipynb"
+
+    def keep_notebook(self, name: str) -> None:
+        """Move an executed notebook out of the way of the next one: <name>.1.ipynb, .2 and so on."""
+        if self.notebook(name).exists():
+            count = 1 + len(list(self.path.glob(f"{name}.*.ipynb")))
+            self.notebook(name).rename(self.notebook(f"{name}.{count}"))
+
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints to go on from that are there, the newest first."""
+        return [path for path in (self.last_checkpoint, self.previous_checkpoint) if path.exists()]
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Held while a process trains here, and let go by the system however that ends.
+
+        Raises InputError where another process holds it, after giving it a few seconds to end.
+        """
+        try:
+            with FileLock(self.path / ".lock", timeout=PATIENCE_SEC):
+                yield
+        except Timeout:
+            raise InputError(f"another process is training in {self.path}: stop it, or wait for its end") from None
+
+    def is_locked(self) -> bool:
+        """Whether a process trains here now."""
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    def advice(self) -> str:
+        """How to go on after a run was cut short."""
+        if not self.config_file.exists():
+            return "it had not begun to train: start it again"
+        where = "go on from the last checkpoint" if self.checkpoints() else "nothing was saved yet: begin again"
+        return f"{where} with --resume {relative_to_root(self.path)}"
+
+    # config.json: {"parameters": {…}, and what else determined the run}
+
+    def write_config(self, config: RunConfig, facts: dict[str, Any]) -> None:
+        """Record the parameters and `facts`: corpus, versions, machine, commit. What a resumed run had before is kept,
+        the latest first, under `before`."""
+        before = {}
+        if self.config_file.exists():
+            earlier = self._read_json(self.config_file)
+            before = {"before": [earlier, *earlier.pop("before", [])]}
+        write_json({"parameters": asdict(config), **facts, **before}, self.config_file)
+
+    def read_config(self) -> tuple[RunConfig, dict[str, Any]]:
+        """The parameters and the other facts; InputError where this is not a run."""
+        facts = self._read_json(self.config_file)
+        if "parameters" not in facts:  # that of an exported model is what transformers reads
+            raise InputError(f"{self.path} is not a run: its {self.config_file.name} is of something else")
+        try:
+            return RunConfig(**in_todays_words(facts.pop("parameters"))), facts
+        except (TypeError, InputError) as error:
+            raise InputError(f"{self.path} was written by {version_of(facts)}, whose parameters this one does not "
+                             f"know: {error}") from None
+
+    def version(self) -> str:
+        """What of this project wrote the run, in words."""
+        return version_of(self._read_json(self.config_file))
+
+    # summary.json: how it stands, or ended
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Record how the run stands; `heartbeat` in it tells when that was."""
+        write_json(summary | {"heartbeat": utc_now()}, self.summary_file)
+
+    def record_end(self, outcome: str) -> None:
+        """Correct the summary where the process that trained could not: its notebook "failed", its kernel "died", or
+        it was "stopped" before it began."""
+        summary = self._read_json(self.summary_file) if self.summary_file.exists() else {}
+        if summary.get("state") == outcome == "failed" or self.is_locked():
+            return
+        where = f" after step {summary['step']:,}" if "step" in summary else " before its first step"
+        what = {"died": f"The kernel died{where}, killed for its memory perhaps", "failed": f"Training failed{where}",
+                "stopped": f"Stopped by the user{where}"}
+        self.write_summary(summary | {"state": outcome, "verdict": f"{what[outcome]}; {self.advice()}"})
+
+    def read_summary(self) -> dict[str, Any]:
+        """The summary. Where it says `running` and nobody trains here, the process was killed: that is the state."""
+        summary = self._read_json(self.summary_file)
+        if summary["state"] == "running" and not self.is_locked():
+            verdict = (f"Killed after step {summary['step']:,}, last heard of at {summary['heartbeat']}; "
+                       f"{self.advice()}")
+            summary |= {"state": "killed", "verdict": verdict}
+        return summary
+
+    # logs/train.log: lines for people; logs/train_metrics.csv: figures, in full precision
+
+    def log(self, line: str) -> None:
+        """Append a line to the log."""
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.log_file, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def append_metrics(self, row: dict[str, Any]) -> None:
+        """Append a row with the columns METRICS; what was not measured is None and stays empty."""
+        append_row(self.metrics_file, METRICS, row)
+
+    def read_metrics(self):
+        """The metrics as a pandas DataFrame, one row per logged step; empty before the first."""
+        return read_rows(self.metrics_file, METRICS)
+
+    # logs/usage.csv: memory and processor; logs/position_losses.csv: by the last pass over the text
+
+    def append_usage(self, row: dict[str, Any]) -> None:
+        """Append a row with the columns USAGE."""
+        append_row(self.usage_file, USAGE, row)
+
+    def read_usage(self):
+        """A pandas DataFrame of memory (GB) and processor time (percent of one core); empty before the first row."""
+        return read_rows(self.usage_file, USAGE)
+
+    def write_position_losses(self, at_cuts: Sequence[float], moved: Sequence[float]) -> None:
+        """Record the mean loss at each position of windows cut from the start, and of those moved by half."""
+        rows = [f"{position},{float(a)!r},{float(b)!r}\n"
+                for position, (a, b) in enumerate(zip(at_cuts, moved, strict=True), 1)]
+        write_whole("position,loss,moved\n" + "".join(rows), self.position_losses_file)
+
+    def read_position_losses(self):
+        """These as a pandas DataFrame with the columns position (from 1), loss and moved; empty if not measured."""
+        return read_rows(self.position_losses_file, ("position", "loss", "moved"))
+
+    def sampled_losses(self, points: int = 40) -> list[tuple[int, float]]:
+        """(step, mean loss) of the first row, the last one and some between, read in the same time from any length."""
+        if not self.metrics_file.exists():
+            return []
+        return [(int(row["step"]), float(row["mean_loss"])) for row in sampled_rows(self.metrics_file, points)]
+
+    # samples/token_losses.csv: how well each token of the text's first window was known when a sample was drawn
+
+    def append_token_losses(self, step: int, losses: Sequence[float]) -> None:
+        """Append the losses (T,) of the first window's targets at a step."""
+        columns = ("step", *range(1, len(losses) + 1))
+        append_row(self.token_losses_file, columns, dict(zip(columns, (step, *losses), strict=True)))
+
+    def read_token_losses(self):
+        """A pandas DataFrame, a row for each step, its columns step and 1 to T; empty before the first."""
+        return read_rows(self.token_losses_file, ("step",))
+
+    # samples/samples.txt: STEP, PROMPT, OUTPUT, separator
+
+    def append_samples(self, step: int, prompt: str, outputs: list[str]) -> None:
+        """Append the continuations (prompt included) drawn at a step."""
+        self.samples_file.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.samples_file, "a", encoding="utf-8", newline="") as file:
+            file.writelines(sample_entry(step, prompt, output) for output in outputs)
+
+    def read_samples(self) -> list[tuple[int, str, str]]:
+        """All samples as (step, prompt, output)."""
+        if not self.samples_file.exists():
+            return []
+        return parse_samples(self.samples_file.read_bytes().decode("utf-8", "replace"))
+
+    def forget_after(self, step: int) -> None:
+        """Drop rows and samples of later steps: a run resumed from `step` will write them again."""
+        for table in (self.metrics_file, self.usage_file, self.token_losses_file):
+            if table.exists():
+                lines = table.read_bytes().decode("utf-8").splitlines(keepends=True)
+                whole = [line for line in lines if line.endswith("\n")]  # a full disk may have cut the last one
+                kept = [line for line in whole[1:] if int(line.partition(",")[0]) <= step]
+                write_whole("".join(whole[:1] + kept), table)
+        if self.samples_file.exists():
+            kept = [sample_entry(*sample) for sample in self.read_samples() if sample[0] <= step]
+            write_whole("".join(kept), self.samples_file)
+
+    def _read_json(self, path: Path) -> dict[str, Any]:
+        try:
+            return json.loads(path.read_text("utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise InputError(f"{self.path} is not a run: it holds no {path.name}") from None
+
+
+def utc_now() -> str:
+    """The time as it stands in the files of a run, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

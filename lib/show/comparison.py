@@ -1,0 +1,55 @@
+"""Several runs side by side."""
+from dataclasses import asdict
+
+import pandas as pd
+
+from lib.config import NOT_BEHAVIOUR, RunConfig, relative_to_root
+from lib.runs.folder import RunFolder
+from lib.show.wording import shown
+
+# What the project this one grew from published of its run: GPT-2 124M, tiny Shakespeare, stopped on one minibatch
+SEED_RUN = {"run": "the seed's run", "state": "one minibatch < 0.1", "loss": 0.0899, "tokens": 39_400_000,
+            "elapsed_sec": 41 * 60.0, "epochs": 117.0, "text_tokens": 338_025, "device": "RTX 4060 Ti"}
+LEADERBOARD = ("corpus_loss", "shifted_loss", "loss", "tokens", "epochs", "elapsed_sec")
+
+
+def leaderboard(runs: list[RunFolder]) -> pd.DataFrame:
+    """A row of words for each run and one for the seed's, those with the lowest loss over all tokens first."""
+    rows = []
+    for run in runs:
+        _, facts = run.read_config()
+        summary = run.read_summary()
+        rows.append({"run": relative_to_root(run.path), "state": summary["state"],
+                     **{name: summary[name] for name in LEADERBOARD},
+                     "text_tokens": facts["corpus"]["tokens"], "device": facts["machine"]["device"]})
+    table = pd.DataFrame([*rows, SEED_RUN], columns=list(rows[0])).sort_values("corpus_loss", kind="stable")
+    return pd.DataFrame([shown(row) for row in table.to_dict("records")]).set_index("run")
+
+
+def agreement(run: RunFolder, original: RunFolder) -> tuple[bool, str]:
+    """Whether a run repeats another, and that in words: by every figure of the logged losses, or else, as on another
+    machine, where sums are rounded in another order, by mean losses within 1 %."""
+    both = run.read_metrics().merge(original.read_metrics(), on="step", suffixes=("", "_before"))
+    name = original.path.name
+    if not len(both):
+        return False, f"Not reproduced: no logged step in common with {name}"
+    if (both["loss"] == both["loss_before"]).all():
+        return True, f"Reproduced: the losses of {len(both):,} steps that both logged are those of {name}, bit for bit"
+    difference = (both["mean_loss"] / both["mean_loss_before"] - 1).abs()
+    worst = both["step"][difference.idxmax()]
+    words = f"the mean losses are within {difference.max():.2%} of those of {name}, at step {worst:,}"
+    return bool(difference.max() <= 0.01), ("Reproduced: " if difference.max() <= 0.01 else "Not reproduced: ") + words
+
+
+def differing_parameters(runs: list[RunFolder]) -> pd.DataFrame:
+    """The parameters that are not the same in all runs, a row for each, a column for each run."""
+    table = pd.DataFrame({relative_to_root(run.path): asdict(run.read_config()[0]) for run in runs})
+    table = table.drop(index=list(NOT_BEHAVIOUR))
+    return table[table.map(repr).nunique(axis=1) > 1]
+
+
+def changed_parameters(config: RunConfig) -> pd.DataFrame:
+    """The parameters of a run that are not as they are by default, with both values."""
+    rows = {name: (value, getattr(RunConfig(), name)) for name, value in asdict(config).items()
+            if name not in NOT_BEHAVIOUR and value != getattr(RunConfig(), name)}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["this run", "default"])

@@ -1,0 +1,43 @@
+"""What moves the weights, and by how much: optimisers and the schedule of their rates."""
+import math
+
+import torch
+
+from lib.config import RunConfig
+from lib.model.gpt import GPT
+from lib.training.muon import Muon
+
+
+def make_optimizers(model: GPT, config: RunConfig) -> list[torch.optim.Optimizer]:
+    """The optimisers of a run, each parameter in one of them; every group keeps its peak rate as `peak_lr`.
+
+    AdamW (Loshchilov & Hutter, 2019) updates everything, or, with config.optimizer `muon`, all but the matrices of the
+    blocks. Weight decay acts on matrices only.
+    """
+    blocks = [p for p in model.h.parameters() if p.dim() == 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": [model.wte.weight], "lr": config.embedding_lr or config.lr}, {"params": [model.wpe.weight]},
+              {"params": vectors, "weight_decay": 0.0}]
+    optimizers = []
+    if config.optimizer == "muon":
+        by_columns = [m.c_proj.weight for block in model.h for m in (block.attn, block.mlp)]
+        by_rows = [weight for block in model.h for weight in (block.attn.c_attn.weight, block.mlp.c_fc.weight)]
+        optimizers.append(Muon([{"params": by_rows}, {"params": by_columns, "by_columns": True}], lr=config.muon_lr,
+                               rows=config.muon_rows, weight_decay=config.weight_decay))
+    else:
+        groups.append({"params": blocks})
+    optimizers.append(torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2),
+                                        weight_decay=config.weight_decay, fused=True))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers
+
+
+def rate_factor(step: int, config: RunConfig) -> float:
+    """The share of its peak that a learning rate has at update number `step`, counted from 0: a linear rise to 1, then
+    the schedule."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / (config.steps - config.warmup_steps)
+    return {"constant": 1.0, "cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done}[config.lr_schedule]

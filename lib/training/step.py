@@ -1,0 +1,92 @@
+"""One update of the weights, and everything that it depends on besides the text."""
+import math
+from typing import Any
+
+import torch
+
+from lib.config import RunConfig
+from lib.model.gpt import GPT
+from lib.text.corpus import Batches, Corpus
+from lib.training.machine import Machine
+from lib.training.optimizer import make_optimizers, rate_factor
+from lib.training.progress import StepResult
+from lib.training.sampled_softmax import SampledSoftmax
+
+
+class TrainingStep:
+    """Forward, backward, clip, update: call it with a step's number, from 0, and `read` what came of it. Its state
+    travels in the checkpoint.
+
+    On a GPU a step is queued in a fraction of the time that it takes there. As long as nobody reads, the next one is
+    queued before it has ended, and the GPU never waits for Python.
+    """
+
+    def __init__(self, model: GPT, corpus: Corpus, config: RunConfig, machine: Machine):
+        self.model, self.config, self.machine = model, config, machine
+        self.batches = Batches(corpus.tokens, config)
+        self.sampled_softmax = SampledSoftmax(corpus.tokens, model.config.vocab_size, config.seed,
+                                              machine) if config.sampled_softmax else None
+        self.optimizers = make_optimizers(model, config)
+        self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.amp is torch.float16)
+        self.forward = torch.compile(model) if config.compile else model
+        self._unread: list[tuple[int, torch.Tensor, float]] = []  # step, its loss and gradient norm, learning rate
+
+    def __call__(self, step: int) -> None:
+        """Update the weights once."""
+        c = self.config
+        factor = rate_factor(step, c)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = factor * group["peak_lr"]
+        self.model.train()
+        loss = torch.zeros((), device=self.machine.device)
+        for k in range(step * c.grad_accum, (step + 1) * c.grad_accum):
+            x, y = (self.machine.to_device(torch.from_numpy(part)) for part in self.batches.batch(k))
+            candidates = self.sampled_softmax.candidates(step, k) if self.sampled_softmax else None
+            with self.machine.autocast():
+                micro_loss = self.forward(x, y, candidates=candidates) / c.grad_accum
+            self.scaler.scale(micro_loss).backward()
+            loss += micro_loss.detach()
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip_grad or math.inf)
+        # fp16 gradients may overflow: then there is no update, and the scaler lowers its scale. It looks at one
+        # optimiser's gradients, and clipping has mixed them all
+        if not self.scaler.is_enabled() or math.isfinite(grad_norm):
+            for optimizer in self.optimizers:
+                self.scaler.step(optimizer)
+        self.scaler.update()
+        self.model.zero_grad(set_to_none=True)
+        self._unread.append((step, torch.stack([loss, grad_norm]), factor * c.lr))
+
+    def read(self) -> list[StepResult]:
+        """Wait for the steps since the last call, and return what each of them gave.
+
+        Raises FloatingPointError where a loss or a gradient was not finite; the weights are of no use then.
+        """
+        steps, numbers, rates = zip(*self._unread, strict=True)
+        self._unread = []
+        results = torch.stack(numbers).tolist()
+        for step, (loss, grad_norm) in zip(steps, results, strict=True):
+            if not math.isfinite(loss) or not (self.scaler.is_enabled() or math.isfinite(grad_norm)):
+                raise FloatingPointError(f"step {step + 1}: loss {loss}, gradient norm {grad_norm}. What usually "
+                                         "helps: a run with a lower --lr, more --warmup_steps or --amp off")
+        return [StepResult(*numbers, rate) for numbers, rate in zip(results, rates, strict=True)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights and all else that the next step depends on, the state of torch's random generators included."""
+        return {"model": self.model.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+                "scaler": self.scaler.state_dict(), "rng": torch.get_rng_state(),
+                "cuda_rng": torch.cuda.get_rng_state() if self.machine.device.type == "cuda" else None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on as the step did that this state is of."""
+        self.model.load_state_dict(state["model"])
+        for optimizer, moments in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(moments)
+        if state["scaler"] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"] is not None and self.machine.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"])

@@ -1,0 +1,241 @@
+"""The loop: steps, what is due after them, and the decision that the target is reached."""
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from lib.config import ROOT, InputError, RunConfig
+from lib.files import sweep
+from lib.model.gpt import GPT
+from lib.model.sampling import sample_texts
+from lib.runs.checkpoint import CheckpointWriter, load_checkpoint, require_space_for_run
+from lib.runs.folder import RunFolder
+from lib.runs.trained import open_model
+from lib.text.corpus import Corpus
+from lib.training.evaluation import token_losses
+from lib.training.machine import Machine, memory_free, memory_needed
+from lib.training.progress import Progress, StepResult
+from lib.training.resources import UsageSampler
+from lib.training.step import TrainingStep
+from lib.training.stopping import Stopped, StopRequest
+from lib.training.verdict import is_measured, is_reached, measure
+
+
+class Trainer:
+    """One run of training: the model, what updates it, and how far it has come.
+
+    `train()` goes on until the target is reached, a limit is met or someone asks it to stop, and may be called again
+    after a stop. A trainer whose run folder holds a checkpoint starts from there, another one from the model it is
+    given, with the weights that config.init_from names.
+    """
+
+    def __init__(self, model: GPT, corpus: Corpus, config: RunConfig, run: RunFolder, machine: Machine,
+                 on_log: Callable[[dict[str, Any]], None] = lambda row: None):
+        self.model, self.corpus, self.config, self.run, self.machine = model, corpus, config, run, machine
+        self.on_log = on_log
+        self.update = TrainingStep(model, corpus, config, machine)
+        self.writer = CheckpointWriter()
+        self.progress = Progress(math.ceil(self.update.batches.windows_per_epoch
+                                           / (config.batch_size * config.grad_accum)))
+        self._printed = -math.inf  # when the last line went to the screen
+        if run.checkpoints():
+            self._load()
+        elif config.init_from:
+            trained = open_model(ROOT / config.init_from)
+            model.load_state_dict(trained.model.state_dict())
+            self.say(f"begins with the weights of {config.init_from}, SHA-256 {trained.digest()}")
+
+    def train(self) -> dict[str, Any]:
+        """Train, and return the run's summary as it was written to its folder.
+
+        Raises FloatingPointError where the loss or the gradient is no longer finite, OSError where the disk takes
+        nothing more; the last checkpoint stays. InputError where another process trains in this folder.
+        """
+        with self.run.lock(), StopRequest(self.run.stop_file) as stop:
+            try:
+                summary = self._train(stop)
+            except BaseException as error:
+                with contextlib.suppress(Exception):  # the first error is the one to tell
+                    self.writer.settle()
+                with contextlib.suppress(OSError):
+                    self._report("failed", f"{type(error).__name__}: {error}; {self.run.advice()}")
+                raise
+        if summary["state"] == "stopped":
+            self.run.stop_file.unlink(missing_ok=True)
+        return summary
+
+    def _train(self, stop: StopRequest) -> dict[str, Any]:
+        p, c = self.progress, self.config
+        sweep(self.run.last_checkpoint.parent)
+        require_space_for_run(self.run, sum(parameter.nbytes for parameter in self.model.parameters()))
+        self.run.forget_after(p.step - (p.pending is not None))
+        self.say(f"{self.model.num_parameters():,} parameters, {len(self.corpus.tokens):,} tokens of text, "
+                 f"{c.tokens_per_step:,} tokens a step, {self.machine.name()}, {self.machine.precision}")
+        if self.machine.notice:
+            self.say(self.machine.notice)
+        if p.step == 0:  # later much of it has been taken already
+            needed = memory_needed(c, self.model.num_parameters(), self.machine)
+            free = memory_free(self.machine.device)
+            self.say(f"about {needed / 1e9:.1f} GB of memory are needed and {free / 1e9:.1f} GB free"
+                     + (": if that fails, a lower --batch_size with --grad_accum raised by the same factor needs less "
+                        "for the same steps" if needed > free else ""))
+        self._called = time.perf_counter()
+        self._began = self._called - p.elapsed_sec
+        self._report("running")
+        state = self._end()
+        with UsageSampler(self.run, self.machine.device, lambda: (p.step, time.perf_counter() - self._began)):
+            while not state:
+                state = self._advance(stop)
+        summary = self._report(state, self.run.advice())
+        self.say(summary["verdict"])
+        return summary
+
+    def _advance(self, stop: StopRequest) -> str:
+        """One step, and whatever is due after it; returns the state the run is then in, empty while it goes on.
+
+        A stop asked for during a measurement or a sample does not wait for its end: it is due again on resuming.
+        """
+        p = self.progress
+        self.writer.settle(wait=False)
+        if p.pending is None:
+            begin = time.perf_counter()
+            self.update(p.step)
+            p.step += 1
+            p.tokens += self.config.tokens_per_step
+            results = self.update.read() if self._is_read(p.step) else []
+            p.step_sec += time.perf_counter() - begin
+            if not results:
+                return ""
+            for result in results:
+                p.add_loss(result.loss)
+            p.pending = results[-1]
+        try:
+            return self._conclude(stop)
+        except Stopped:
+            self._save(best=False)
+            self.writer.settle()
+            return "stopped"
+
+    def _is_read(self, step: int) -> bool:
+        """Whether to wait for the loss of a step: always where that costs nothing, otherwise where something is due."""
+        c = self.config
+        return (not self.machine.is_asynchronous or step in (1, c.steps)
+                or any(step % every == 0 for every in (c.log_every, c.sample_every, c.save_every)))
+
+    def _conclude(self, stop: StopRequest) -> str:
+        """What is due after a step: measure and sample, which may be interrupted, and then write, which may not.
+
+        A stopped run goes on later as if nothing had happened, so nothing but last.pt is written for the stop.
+        """
+        p, c = self.progress, self.config
+        ended = p.step >= c.steps or 0 < c.max_hours <= (time.perf_counter() - self._called) / 3600
+        whole = shifted = None
+        if is_measured(p, c, len(self.corpus.tokens), ended):
+            whole, shifted = measure(self.model, self.corpus.tokens, c, self.machine, ended, stop.check)
+        reached = whole is not None and is_reached(whole.mean, c)
+        ended = ended or reached
+        sampled = ended or p.step % c.sample_every == 0
+        texts = sample_texts(self.model, c, p.step, stop.check) if sampled else []
+
+        result, p.pending = p.pending, None
+        p.corpus_loss, p.shifted_loss = whole and whole.mean, shifted and shifted.mean
+        if whole:
+            p.next_pass = p.tokens + len(self.corpus.tokens) // 2
+        self._tick()
+        if shifted:
+            self.run.write_position_losses(whole.by_position, shifted.by_position)
+            self.say(f"windows moved by half their length: loss {p.shifted_loss:.6f}")
+        if ended or whole or p.step == 1 or p.step % c.log_every == 0:
+            self._log(result, always=ended or bool(whole))
+        if sampled:
+            self.run.append_samples(p.step, c.prompt, texts)
+            passage = torch.from_numpy(self.corpus.tokens[None, :c.seq_len + 1].astype(np.int64))
+            losses = token_losses(self.model, passage[:, :-1], passage[:, 1:], self.machine)[0]
+            self.run.append_token_losses(p.step, losses)
+        state = "reached" if reached else "limit" if ended else "stopped" if stop.requested else ""
+        due = ended or p.step % c.save_every == 0
+        if due or state:
+            self._save(best=due and (reached or p.mean_loss < p.best_mean))
+        if state:
+            self.writer.settle()
+        return state
+
+    def _tick(self) -> None:
+        self.progress.elapsed_sec = time.perf_counter() - self._began
+
+    def _end(self) -> str:
+        """The state of a run that has nothing left to do; empty where there is."""
+        p, c = self.progress, self.config
+        if is_reached(p.corpus_loss, c):
+            return "reached"
+        return "limit" if p.step >= c.steps and p.pending is None else ""
+
+    def _report(self, state: str, what_next: str = "") -> dict[str, Any]:
+        """Write the run's summary, and return it."""
+        summary = self.progress.summary(self.config, len(self.corpus.tokens), state, what_next)
+        summary["parameters"] = self.model.num_parameters()
+        self.run.write_summary(summary)
+        return summary
+
+    def say(self, line: str) -> None:
+        """A line for people: into the log and onto the screen."""
+        self.run.log(line)
+        print(line, flush=True)
+
+    def _log(self, result: StepResult, always: bool) -> None:
+        """Record a row; on the screen at most once a second, later every 1 % of the time passed, so that a run of ten
+        hours leaves a notebook of a thousand lines."""
+        p = self.progress
+        row = dict(step=p.step, tokens=p.tokens, mean_loss=p.mean_loss, **asdict(result),
+                   tokens_per_sec=(p.tokens - p.logged_tokens) / (p.step_sec - p.logged_sec),
+                   elapsed_sec=p.elapsed_sec, corpus_loss=p.corpus_loss)
+        p.logged_tokens, p.logged_sec = p.tokens, p.step_sec
+        self.run.append_metrics(row)
+        line = (f"step {p.step:5d} | loss {result.loss:.6f} | mean {p.mean_loss:.6f} | lr {result.lr:.2e} | "
+                f"{row['tokens_per_sec']:,.0f} tok/s"
+                + ("" if p.corpus_loss is None else f" | all tokens {p.corpus_loss:.6f}"))
+        if always or p.elapsed_sec - self._printed >= min(30, max(1, p.elapsed_sec / 100)):
+            self._printed = p.elapsed_sec
+            self.say(line)
+            self._report("running")
+        else:
+            self.run.log(line)
+        self.on_log(row)
+
+    def _save(self, best: bool) -> None:
+        """Begin to write last.pt, which has everything that is needed to go on as if nothing had happened, and where
+        these are the best weights so far, or those that reached the target, best.pt, which has little else."""
+        p = self.progress
+        self._tick()
+        state, checkpoints = self.update.state_dict(), []
+        if best:
+            p.best_mean = p.mean_loss
+            best_weights = {"model": state["model"], "step": p.step, "mean_loss": p.mean_loss}
+            checkpoints.append((best_weights, self.run.best_checkpoint, None))
+        checkpoints.append((state | {"progress": p.state_dict()}, self.run.last_checkpoint,
+                            self.run.previous_checkpoint))
+        self.writer.write(checkpoints)
+
+    def _load(self) -> None:
+        """Go on from last.pt, or from its predecessor where that is damaged. Raises InputError where both are."""
+        for path in self.run.checkpoints():
+            try:
+                state = load_checkpoint(path)
+                break
+            except InputError as error:
+                self.say(str(error))
+        else:
+            raise InputError(f"{self.run.path} has no checkpoint that can be read: start a new run")
+        try:
+            self.progress = p = Progress.from_state_dict(state["progress"])
+        except (KeyError, TypeError):
+            raise InputError(f"{path} was written by {self.run.version()}, and this one keeps something else in it: go "
+                             "on with that one, or begin a new run with its weights by --init_from") from None
+        self.update.load_state_dict(state)
+        p.restarts.append(p.step)
+        self.say(f"resumed at step {p.step:,} after {p.tokens:,} tokens, from {path.name}")

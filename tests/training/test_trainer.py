@@ -1,0 +1,405 @@
+"""The loop does what it says: gradients, schedule, verdict, files, and a resume that nobody can tell."""
+import dataclasses
+import json
+import math
+import shutil
+import signal
+import threading
+from collections import namedtuple
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lib.config import InputError
+from lib.model.gpt import GPT, new_model
+from lib.runs.checkpoint import load_checkpoint
+from lib.runs.folder import METRICS, USAGE, RunFolder
+from lib.runs.locate import open_run
+from lib.runs.trained import open_model
+from lib.training import trainer as training
+from lib.training.evaluation import CorpusLoss, corpus_loss
+from lib.training.machine import Machine, memory_needed
+from lib.training.progress import Progress
+from lib.training.provenance import provenance
+from lib.training.trainer import Trainer
+
+
+def trainer(config, corpus, machine, **changes) -> Trainer:
+    config = dataclasses.replace(config, **changes)
+    return Trainer(new_model(config, machine.device), corpus, config, RunFolder(config.out_dir), machine)
+
+
+def test_1_x_4_and_2_x_2_accumulation_give_the_same_gradients(config, corpus, machine):
+    gradients = []
+    for batch_size, grad_accum in ((4, 1), (2, 2), (1, 4)):
+        t = trainer(config, corpus, machine, batch_size=batch_size, grad_accum=grad_accum)
+        t.model.zero_grad = lambda set_to_none: None  # keep them to look at
+        t.update(0)
+        gradients.append(torch.cat([p.grad.flatten() for p in t.model.parameters()]))
+    for other in gradients[1:]:
+        assert ((other - gradients[0]).norm() / gradients[0].norm()).item() <= 1e-5
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_the_loss_over_the_text_weighs_every_target_once(config, corpus, machine, batch_size):
+    model = new_model(config, machine.device)
+    tokens = corpus.tokens[:32 * 5 + 9]  # five whole windows and 8 targets more
+    text = torch.from_numpy(tokens.astype(np.int64))
+    total = sum(32 * model(text[None, start:start + 32], text[None, start + 1:start + 33]).item()
+                for start in range(0, 160, 32))
+    logits = model(text[None, -33:-1])[0, -8:]  # seen in the window that training moves inside the text
+    total += torch.nn.functional.cross_entropy(logits, text[-8:], reduction="sum").item()
+    measured = corpus_loss(model, tokens, 32, batch_size, machine)
+    assert measured.mean == pytest.approx(total / (len(text) - 1), rel=1e-6)
+    assert measured.counts.tolist() == [5] * 24 + [6] * 8
+    first = [model(text[None, start:start + 1], text[None, start + 1:start + 2]).item() for start in range(0, 160, 32)]
+    assert measured.by_position[0] == pytest.approx(sum(first) / 5, rel=1e-5)
+    shifted = corpus_loss(model, tokens, 32, batch_size, machine, offset=16)
+    assert shifted.mean == pytest.approx(corpus_loss(model, tokens[16:], 32, batch_size, machine).mean, rel=1e-6)
+
+
+def test_a_text_of_less_than_a_window_leaves_the_last_positions_unmeasured(config, corpus, machine):
+    measured = corpus_loss(new_model(config, machine.device), corpus.tokens[:21], 32, 4, machine)
+    assert measured.counts.sum() == 20 and np.isnan(measured.by_position[20:]).all() and 9 < measured.mean < 13
+
+
+def test_a_run_reaches_its_target_by_the_whole_text_and_leaves_its_files(config, corpus, machine):
+    t = trainer(config, corpus, machine, max_tokens=0, target_loss=2.5, steps=400, sample_every=50)
+    summary = t.train()
+    run = t.run
+    assert summary["state"] == "reached" and "Target reached" in summary["verdict"]
+    written = json.loads(run.summary_file.read_text())
+    assert summary.items() <= written.items() and set(written) - set(summary) == {"heartbeat"}
+    best = load_model_for(t, run)
+    measured = corpus_loss(best, corpus.tokens, 32, 4, machine).mean
+    assert measured == pytest.approx(summary["corpus_loss"], abs=1e-6) and measured < 2.5
+    assert summary["tokens"] == summary["step"] * 128 and summary["epochs"] == summary["tokens"] / len(corpus.tokens)
+
+    metrics = run.read_metrics()
+    assert tuple(metrics.columns) == METRICS
+    assert metrics["step"].is_monotonic_increasing and metrics["step"].iloc[-1] == summary["step"]
+    assert metrics["corpus_loss"].iloc[-1] == summary["corpus_loss"]
+    assert (metrics["tokens"] == metrics["step"] * 128).all() and metrics["elapsed_sec"].is_monotonic_increasing
+    assert metrics.drop(columns="corpus_loss").notna().all(axis=None)
+    samples = run.read_samples()
+    assert [s[0] for s in samples] == [*range(50, summary["step"], 50), summary["step"]]
+    assert all(s[1] == config.prompt and s[2].startswith(config.prompt) for s in samples)
+    assert run.log_file.read_text().splitlines()[-1] == summary["verdict"]
+    positions = run.read_position_losses()
+    assert positions["position"].tolist() == list(range(1, 33))
+    assert positions["loss"].mean() == pytest.approx(summary["corpus_loss"], rel=0.05)  # the last window counts in part
+    known = run.read_token_losses()
+    assert known["step"].tolist() == [s[0] for s in samples] and known.shape[1] == 1 + 32
+    assert known.iloc[-1, 1:].mean() < known.iloc[0, 1:].mean() < 11
+    usage = run.read_usage()
+    assert tuple(usage.columns) == USAGE and usage["step"].iloc[-1] == summary["step"]
+    assert (usage["memory_gb"] > 0.1).all() and (usage["processor_percent"] > 20).all()
+
+
+def load_model_for(t: Trainer, run: RunFolder) -> GPT:
+    run.write_config(t.config, {})
+    return open_model(run.path).model
+
+
+def test_a_lucky_mean_does_not_end_a_run(config, corpus, machine, monkeypatch):
+    monkeypatch.setattr("lib.training.verdict.corpus_loss",
+                        lambda *args, **kwargs: CorpusLoss(np.array([9.0]), np.array([1])))
+    summary = trainer(config, corpus, machine, target_loss=8.0, steps=30).train()
+    assert summary["state"] == "limit" and summary["corpus_loss"] == 9.0 and summary["mean_loss"] < 8
+
+
+def test_the_expected_loss_is_the_running_mean_and_its_fall_in_an_epoch_more():
+    p = Progress(epoch_steps=2)
+    means, expected = [], []
+    for loss in (8.0, 6.0, 5.0, 3.0, 2.0, 9.0):
+        p.add_loss(loss)
+        means.append(p.mean_loss)
+        expected.append(p.expected_loss)
+    assert means == [8, 7, 5.5, 4, 2.5, 5.5]
+    assert expected == pytest.approx([math.inf, 7, 5.5, 4 * 4 / 7, 2.5 * 2.5 / 5.5, 5.5])
+
+
+def test_the_steps_left_to_a_target_follow_from_the_fall_of_the_running_mean():
+    p = Progress(epoch_steps=2)
+    told = []
+    for loss in (8.0, 8.0, 4.0, 4.0, 4.0, 4.0):
+        p.add_loss(loss)
+        told.append(p.steps_to(1.0))
+    assert told == [None, None, None, 4, 7, None]  # halved twice more; by 2 / 3 3.4 times; no fall any more
+    assert Progress(epoch_steps=2).steps_to(0.0) is None
+
+
+def test_a_target_exactly_met_is_not_below_it(config, corpus, machine, monkeypatch):
+    monkeypatch.setattr("lib.training.verdict.corpus_loss",
+                        lambda *args, **kwargs: CorpusLoss(np.array([8.0]), np.array([1])))
+    assert trainer(config, corpus, machine, target_loss=8.0, steps=30).train()["state"] == "limit"
+
+
+def test_a_run_of_less_than_an_epoch_leaves_the_whole_text_unmeasured(config, corpus, machine):
+    summary = trainer(config, corpus, machine, steps=2).train()
+    assert summary["corpus_loss"] is None and "unmeasured" in summary["verdict"]
+
+
+def test_a_machine_with_too_little_memory_is_told_of_what_would_need_less(config, corpus, machine, monkeypatch):
+    needed = memory_needed(config, new_model(config, machine.device).num_parameters(), machine)
+    assert 0.05e9 < needed < 0.3e9
+    for free, told in ((needed, 0), (needed - 1, 1)):
+        monkeypatch.setattr("lib.training.trainer.memory_free", lambda device, free=free: free)
+        t = trainer(config, corpus, machine, steps=1, out_dir=f"{config.out_dir}-{told}")
+        t.train()
+        log = t.run.log_file.read_text()
+        assert log.count("GB of memory are needed") == 1 and log.count("--grad_accum") == told
+
+
+def test_max_hours_ends_a_run(config, corpus, machine):
+    t = trainer(config, corpus, machine, max_hours=1e-9)
+    assert [t.train()["step"] for _ in range(3)] == [1, 2, 3]  # counted anew each time
+
+
+def test_training_is_the_same_with_sampling_on_or_off(config, corpus, machine, tmp_path):
+    weights = []
+    for sample_every in (1, 1000):
+        t = trainer(config, corpus, machine, steps=10, sample_every=sample_every, dropout=0.1,
+                    out_dir=str(tmp_path / str(sample_every)))
+        t.train()
+        weights.append(t.model.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+RESUMED = dict(steps=20, dropout=0.1, batch_size=2, grad_accum=2, log_every=1, sample_every=5, save_every=7,
+               lr_schedule="linear", sampled_softmax=True)
+TIMES = ["tokens_per_sec", "elapsed_sec"]
+
+
+def assert_same_end(one: Trainer, other: Trainer) -> None:
+    """Nobody can tell the runs apart by their files, but for the clock."""
+    for path in ("last_checkpoint", "best_checkpoint"):
+        ours, theirs = (load_checkpoint(getattr(t.run, path)) for t in (one, other))
+        assert all(torch.equal(ours["model"][name], theirs["model"][name]) for name in ours["model"])
+    ours, theirs = (load_checkpoint(t.run.last_checkpoint) for t in (one, other))
+    for mine, its in zip(ours["optimizers"], theirs["optimizers"], strict=True):
+        for key, moments in mine["state"].items():
+            assert all(torch.equal(moments[name], its["state"][key][name]) for name in moments)
+    assert torch.equal(ours["rng"], theirs["rng"])
+    clock = ("elapsed_sec", "step_sec", "logged_sec", "restarts")
+    assert ({name: value for name, value in ours["progress"].items() if name not in clock}
+            == {name: value for name, value in theirs["progress"].items() if name not in clock})
+    metrics, others = one.run.read_metrics(), other.run.read_metrics()
+    pd.testing.assert_frame_equal(metrics.drop(columns=TIMES), others.drop(columns=TIMES))
+    assert others["elapsed_sec"].is_monotonic_increasing
+    assert one.run.read_samples() == other.run.read_samples()
+    pd.testing.assert_frame_equal(one.run.read_token_losses(), other.run.read_token_losses())
+    pd.testing.assert_frame_equal(one.run.read_position_losses(), other.run.read_position_losses())
+
+
+@pytest.mark.parametrize(("stop", "optimizer"), [(1, "muon"), (4, "adamw"), (5, "muon"), (10, "muon"), (13, "adamw")])
+def test_resumed_run_equals_uninterrupted_run(config, corpus, machine, tmp_path, stop, optimizer):
+    """Stopped after the first step, at the end of an epoch, just after samples, and in between. dropout draws from the
+    global generator, so its state is part of what must come back."""
+    settings = RESUMED | dict(optimizer=optimizer)
+    whole = trainer(config, corpus, machine, **settings, out_dir=str(tmp_path / "whole"))
+    whole.train()
+    parted = trainer(config, corpus, machine, **settings, out_dir=str(tmp_path / "parted"))
+    parted.on_log = lambda row: parted.run.stop_file.touch() if row["step"] == stop else None
+    assert parted.train()["state"] == "stopped"
+    torch.manual_seed(99)
+    resumed = trainer(config, corpus, machine, **settings, out_dir=str(tmp_path / "parted"))
+    assert resumed.progress.step == stop
+    assert resumed.train()["restarts"] == [stop]
+    assert_same_end(whole, resumed)
+
+
+@pytest.mark.parametrize("moment", ["step", "corpus_loss", "sample_texts"])
+def test_a_stop_in_the_middle_of_something_does_it_again_later(config, corpus, machine, tmp_path, monkeypatch, moment):
+    """in the middle of accumulation, of a pass over the text, of a sample"""
+    settings = RESUMED | dict(target_loss=9.5)  # passes over the text, which do not find it reached
+    def nine_more(*args, **kwargs):
+        measured = corpus_loss(*args, **kwargs)
+        return CorpusLoss(measured.sums + 9 * measured.counts, measured.counts)
+    monkeypatch.setattr("lib.training.verdict.corpus_loss", nine_more)
+    whole = trainer(config, corpus, machine, **settings, out_dir=str(tmp_path / "whole"))
+    assert whole.train()["state"] == "limit" and whole.run.read_metrics()["corpus_loss"].notna().sum() >= 2
+    parted = trainer(config, corpus, machine, **settings, out_dir=str(tmp_path / "parted"))
+    before = parted.update.forward if moment == "step" else getattr(training, moment)
+    calls = []
+
+    def stopping(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            parted.run.stop_file.touch()
+        return before(*args, **kwargs)
+    if moment == "step":
+        parted.update.forward = stopping
+    else:
+        monkeypatch.setattr(f"lib.training.trainer.{moment}", stopping)
+    summary = parted.train()
+    assert summary["state"] == "stopped" and (parted.progress.pending is not None) == (moment != "step")
+    resumed = trainer(config, corpus, machine, **settings, out_dir=str(tmp_path / "parted"))
+    resumed.train()
+    assert_same_end(whole, resumed)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_its_predecessor(config, corpus, machine, tmp_path):
+    whole = trainer(config, corpus, machine, **RESUMED, out_dir=str(tmp_path / "whole"))
+    whole.train()
+    parted = trainer(config, corpus, machine, **RESUMED, out_dir=str(tmp_path / "parted"))
+    parted.on_log = lambda row: parted.run.stop_file.touch() if row["step"] == 16 else None
+    parted.train()
+    with open(parted.run.last_checkpoint, "r+b") as file:
+        file.seek(1000)
+        file.write(b"damaged")
+    resumed = trainer(config, corpus, machine, **RESUMED, out_dir=str(tmp_path / "parted"))
+    assert resumed.progress.step == 14 and "from previous.pt" in resumed.run.log_file.read_text()
+    resumed.train()
+    assert_same_end(whole, resumed)
+    for path in resumed.run.checkpoints():
+        path.write_bytes(b"damaged")
+    with pytest.raises(InputError, match="no checkpoint that can be read"):
+        trainer(config, corpus, machine, **RESUMED, out_dir=str(tmp_path / "parted"))
+
+
+def test_a_killed_run_is_seen_as_killed_and_goes_on(config, corpus, machine, tmp_path):
+    whole = trainer(config, corpus, machine, **RESUMED, out_dir=str(tmp_path / "whole"))
+    whole.train()
+    cut = trainer(config, corpus, machine, **RESUMED, out_dir=str(tmp_path / "cut"))
+    states = []
+
+    def killed(row):
+        states.append(cut.run.read_summary()["state"])
+        if row["step"] == 9:
+            cut.writer.settle()
+            shutil.copytree(cut.run.path, tmp_path / "killed")  # the files as a kill at this moment leaves them
+    cut.on_log = killed
+    cut.train()
+    assert set(states) == {"running"}
+    run = RunFolder(tmp_path / "killed")
+    assert run.read_summary()["state"] == "killed" and "Killed after step" in run.read_summary()["verdict"]
+    with open(run.metrics_file, "a") as file:
+        file.write("10,12")  # half a row
+    resumed = trainer(config, corpus, machine, **RESUMED, out_dir=str(run.path))
+    assert resumed.progress.step == 7
+    resumed.train()
+    assert_same_end(whole, resumed)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(config, corpus, machine):
+    t = trainer(config, corpus, machine, **RESUMED)
+    t.run.append_metrics(dict.fromkeys(METRICS, 1))
+    t.run.append_samples(1, "a", ["ab"])
+    t.train()
+    assert t.run.read_metrics()["step"].tolist() == list(range(1, 21))
+    assert t.run.read_samples()[0][1] == config.prompt
+
+
+def test_two_processes_do_not_train_in_one_folder(config, corpus, machine, monkeypatch):
+    t = trainer(config, corpus, machine, steps=3)
+    monkeypatch.setattr("lib.runs.folder.PATIENCE_SEC", 0.1)
+    with RunFolder(t.run.path).lock(), pytest.raises(InputError, match="another process is training"):
+        t.train()
+    assert t.train()["step"] == 3
+
+
+def test_a_disk_too_small_is_noticed_before_the_first_step(config, corpus, machine, monkeypatch):
+    t = trainer(config, corpus, machine)
+    usage = namedtuple("usage", "total used free")(10 ** 9, 10 ** 9, 10 ** 6)
+    monkeypatch.setattr("lib.runs.checkpoint.shutil.disk_usage", lambda folder: usage)
+    with pytest.raises(OSError, match=r"132\.83 MB are needed and 1\.00 MB free"):
+        t.train()
+    assert t.progress.step == 0 and not t.run.checkpoints()
+
+
+def test_rows_written_after_the_checkpoint_are_written_again_not_twice(config, corpus, machine):
+    settings = dict(log_every=1, sample_every=4, save_every=5)
+    t = trainer(config, corpus, machine, steps=10, **settings)
+    t.train()
+    t.run.append_metrics(dict.fromkeys(METRICS, 0) | {"step": 11})
+    t.run.append_samples(12, "a", ["ab"])
+    resumed = trainer(config, corpus, machine, steps=12, **settings)
+    resumed.train()
+    assert resumed.run.read_metrics()["step"].tolist() == list(range(1, 13))
+    assert [s[0] for s in resumed.run.read_samples()] == [4, 8, 10, 12]
+
+
+def test_a_run_on_another_text_is_not_resumed(config, corpus, machine):
+    t = trainer(config, corpus, machine, steps=2)
+    t.run.write_config(t.config, provenance(corpus, machine, floor=0.0))
+    t.train()
+    again = dataclasses.replace(t.config, resume=str(t.run.path), steps=4)
+    assert open_run(again, "resumed", corpus.sha256).path == t.run.path
+    with pytest.raises(InputError, match="is not the text"):
+        open_run(again, "resumed", "0" * 64)
+
+
+@pytest.mark.parametrize("is_asynchronous", [False, True])
+def test_a_loss_gone_wrong_is_named_by_its_step_and_never_saved(config, corpus, machine, monkeypatch, is_asynchronous):
+    monkeypatch.setattr(Machine, "is_asynchronous", is_asynchronous)
+    t = trainer(config, corpus, machine, save_every=2, log_every=100)
+    forward = t.update.forward
+    t.update.forward = lambda x, y, candidates: forward(x, y) * (math.nan if t.progress.step == 4 else 1)
+    with pytest.raises(FloatingPointError, match=r"step 5: loss nan.*lower --lr"):
+        t.train()
+    assert t.progress.step == (6 if is_asynchronous else 5)
+    assert t.run.read_summary()["state"] == "failed" and "step 5" in t.run.read_summary()["verdict"]
+    saved = load_checkpoint(t.run.last_checkpoint)
+    assert saved["progress"]["step"] == 4 and all(p.isfinite().all() for p in saved["model"].values())
+
+
+class Waiting(TorchDispatchMode):
+    """Counts how often a number of a tensor is read, which on a GPU waits for all that was asked of it before."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default,
+                               torch.ops.aten.nonzero.default)
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_nothing_waits_for_a_gpu_between_the_steps_that_are_read(config, corpus, machine, optimizer):
+    t = trainer(config, corpus, machine, optimizer=optimizer, grad_accum=2, sampled_softmax=True)
+    with Waiting() as waiting:
+        for step in range(20):
+            t.update(step)
+        assert waiting.count == 0
+        assert len(t.update.read()) == 20
+
+
+def test_a_run_whose_losses_are_read_now_and_then_is_the_same_run(config, corpus, machine, tmp_path, monkeypatch):
+    settings = RESUMED | dict(log_every=4)
+    runs = []
+    for is_asynchronous in (False, True):
+        monkeypatch.setattr(Machine, "is_asynchronous", is_asynchronous)
+        runs.append(trainer(config, corpus, machine, **settings, out_dir=str(tmp_path / str(is_asynchronous))))
+        runs[-1].train()
+    assert_same_end(*runs)
+
+
+def test_an_interrupt_ends_the_step_and_saves(config, corpus, machine):
+    t = trainer(config, corpus, machine, log_every=1, steps=20)
+    t.on_log = lambda row: signal.raise_signal(signal.SIGINT) if row["step"] == 3 else None
+    before = signal.getsignal(signal.SIGINT)
+    summary = t.train()
+    assert summary["state"] == "stopped" and "Stopped by the user at step 3" in summary["verdict"]
+    assert load_checkpoint(t.run.last_checkpoint)["progress"]["step"] == summary["step"]
+    assert signal.getsignal(signal.SIGINT) is before
+    t.on_log = lambda row: None
+    assert t.train()["step"] == 20  # the cell run again goes on
+
+
+def test_training_works_outside_the_main_thread(config, corpus, machine):
+    t = trainer(config, corpus, machine, steps=1)
+    thread = threading.Thread(target=t.train)
+    thread.start()
+    thread.join()
+    assert t.progress.step == 1
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))), reason="no C++ compiler")
+def test_a_compiled_model_saves_the_plain_models_keys(config, corpus, machine):
+    t = trainer(config, corpus, machine, steps=2, compile=True)
+    t.train()
+    assert set(load_checkpoint(t.run.last_checkpoint)["model"]) == set(new_model(config, machine.device).state_dict())

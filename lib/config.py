@@ -119,6 +119,11 @@ class RunConfig:
         return self.batch_size * self.seq_len * self.grad_accum
 
     @property
+    def cut_at_0(self) -> bool:
+        """Whether the text is always cut into windows at the same places."""
+        return self.order in ("fixed", "sequential")
+
+    @property
     def model_shape(self) -> dict[str, int]:
         """What a GPTConfig takes of it."""
         return {"n_layer": self.n_layer, "n_head": self.n_head, "n_embd": self.n_embd, "block_size": self.block_size}

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from lib.model.gpt import GPT
+from lib.text.corpus import window_starts
 from lib.training.machine import Machine
 
 
@@ -30,28 +31,27 @@ class CorpusLoss:
 
 def corpus_loss(model: GPT, tokens: np.ndarray, seq_len: int, batch_size: int, machine: Machine,
                 offset: int = 0, check: Callable[[], None] = lambda: None) -> CorpusLoss:
-    """The loss over a whole text (N,).
+    """The loss over a whole text (N,), N > seq_len, cut at `offset`, which is at most seq_len.
 
-    One deterministic pass in eval mode over the windows that training cuts at `offset`. Every token after the first is
-    a target once: of the last window, which is moved inside the text over its neighbour, only the targets that are
-    left count. `check` is called before each batch and may raise to end it. Leaves the model in eval mode.
+    One deterministic pass in eval mode over the windows that training cuts there. Every token after the first is a
+    target once: of the first and the last window, which are moved inside the text over their neighbours, only the
+    targets that are left count. `check` is called before each batch and may raise to end it. Leaves the model in eval
+    mode.
     """
-    text = tokens[offset:]
-    whole = (len(text) - 1) // seq_len  # windows
-    sums, counts = np.zeros(seq_len), np.full(seq_len, whole)
-    for first in range(0, whole, batch_size):
+    starts = window_starts(len(tokens), seq_len, offset)
+    ends = starts + seq_len  # the last target of each window that counts
+    if offset:
+        ends[0] = offset
+    begins = np.concatenate([[0], ends[:-1]])
+    positions = np.arange(seq_len)
+    counted = (positions >= (begins - starts)[:, None]) & (positions < (ends - starts)[:, None])  # (n, T)
+    sums = np.zeros(seq_len)
+    for first in range(0, len(starts), batch_size):
         check()
-        end = min(first + batch_size, whole) * seq_len
-        part = torch.from_numpy(text[first * seq_len:end + 1].astype(np.int64))
-        losses = token_losses(model, part[:-1].view(-1, seq_len), part[1:].view(-1, seq_len), machine)
-        sums += losses.sum(axis=0)
-    if left := len(text) - 1 - whole * seq_len:
-        check()
-        part = torch.from_numpy(text[-(seq_len + 1):].astype(np.int64))
-        places = slice(len(part) - 1 - left, len(part) - 1)
-        sums[places] += token_losses(model, part[None, :-1], part[None, 1:], machine)[0, places]
-        counts[places] += 1
-    return CorpusLoss(sums, counts)
+        some = slice(first, first + batch_size)
+        windows = torch.from_numpy(tokens[starts[some, None] + np.arange(seq_len + 1)].astype(np.int64))
+        sums += (token_losses(model, windows[:, :-1], windows[:, 1:], machine) * counted[some]).sum(axis=0)
+    return CorpusLoss(sums, counted.sum(axis=0))
 
 
 @torch.inference_mode()

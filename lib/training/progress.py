@@ -29,9 +29,11 @@ class Progress:
     pending: StepResult | None = None  # of the last step, while its measurement and sample are due
     recent: list[float] = field(default_factory=list)  # losses of the steps of the last two epochs
     best_mean: float = math.inf  # lowest running mean of which best.pt holds the weights
-    next_pass: int = 0  # no pass over the whole text before this many tokens
-    corpus_loss: float | None = None  # by the last such pass
+    looked: tuple[int, float] | None = None  # at which step some windows were scored last, and their loss
+    next_look: int = 0  # not again before this step
+    corpus_loss: float | None = None  # over the whole text: the figure that decides
     shifted_loss: float | None = None  # the same with windows moved by half their length
+    cut_losses: dict[str, float] = field(default_factory=dict)  # by where the text was cut: all that were measured then
     restarts: list[int] = field(default_factory=list)  # steps from which the run was gone on with
 
     def state_dict(self) -> dict[str, Any]:
@@ -52,19 +54,18 @@ class Progress:
         return _mean(self.recent[-self.epoch_steps:])
 
     @property
-    def expected_loss(self) -> float:
-        """Where the loss over the whole text may stand; infinite before the end of the first epoch.
-
-        The running mean lags, for it is of weights up to an epoch old. So it is taken to fall in one epoch more by the
-        factor it fell by in the last one.
-        """
-        return self.mean_loss * min(1.0, self._fall) if len(self.recent) >= self.epoch_steps else math.inf
-
-    @property
     def _fall(self) -> float:
         """The factor by which the running mean fell in the last epoch; 1 before the end of the second one."""
         before = self.recent[:-self.epoch_steps]
         return self.mean_loss / _mean(before) if len(before) == self.epoch_steps else 1.0
+
+    def row(self, result: StepResult) -> dict[str, Any]:
+        """The metrics of the step that gave this result; counts the speed from the row before."""
+        row = dict(step=self.step, tokens=self.tokens, mean_loss=self.mean_loss, **asdict(result),
+                   tokens_per_sec=(self.tokens - self.logged_tokens) / (self.step_sec - self.logged_sec),
+                   elapsed_sec=self.elapsed_sec, corpus_loss=self.corpus_loss)
+        self.logged_tokens, self.logged_sec = self.tokens, self.step_sec
+        return row
 
     def steps_to(self, target: float) -> int | None:
         """Steps after which the running mean would be at the target if it went on falling by the same factor in each
@@ -75,22 +76,44 @@ class Progress:
 
     def summary(self, config: RunConfig, text_tokens: int, state: str, what_next: str = "") -> dict[str, Any]:
         """What summary.json holds of this: the state and its verdict in words, unrounded losses, counts, seconds."""
-        whole = (f"loss over all {text_tokens:,} tokens "
-                 + ("unmeasured" if self.corpus_loss is None else f"{self.corpus_loss:.8f}"))
         verdict = {
             "running": "Training has not ended",
-            "reached": f"Target reached: {whole} < {config.target_loss:g}",
-            "limit": f"Target {config.target_loss:g} not reached within the limits: {whole}",
+            "reached": f"Target reached: {self._told(config, text_tokens)}",
+            "limit": f"Target {config.target_loss:g} not reached within the limits: {self._told(config, text_tokens)}",
             "stopped": f"Stopped by the user at step {self.step}: {what_next}",
             "failed": f"Failed at step {self.step}: {what_next}",
         }[state]
         return dict(state=state,
                     verdict=f"{verdict} (step {self.step:,}, {self.tokens:,} tokens, {self.elapsed_sec:,.0f} s)",
                     target_loss=config.target_loss, corpus_loss=self.corpus_loss, shifted_loss=self.shifted_loss,
+                    cut_losses=self.cut_losses, known=known(self.corpus_loss, self.shifted_loss, config.target_loss),
                     loss=self.recent[-1] if self.recent else None, mean_loss=self.mean_loss if self.recent else None,
                     steps_to_target=self.steps_to(config.target_loss) if state == "running" else None,
                     step=self.step, tokens=self.tokens, epochs=self.tokens / text_tokens,
                     elapsed_sec=self.elapsed_sec, step_sec=self.step_sec, restarts=self.restarts)
+
+
+    def _told(self, config: RunConfig, text_tokens: int) -> str:
+        """What was measured of the whole text, in words."""
+        if self.corpus_loss is None:
+            return f"loss over all {text_tokens:,} tokens unmeasured"
+        below = f" < {config.target_loss:g}" if self.corpus_loss < config.target_loss else ""
+        if config.cut_at_0:
+            where = "cut where training cut it" + (
+                "" if self.shifted_loss is None else f", and {self.shifted_loss:.4f} in windows moved by half")
+        else:
+            where = f"at most, cut at {' or '.join(sorted(self.cut_losses, key=int))}"
+        meaning = known(self.corpus_loss, self.shifted_loss, config.target_loss)
+        return (f"loss over all {text_tokens:,} tokens {self.corpus_loss:.8f}{below} {where}"
+                + (f": {meaning}" if meaning else ""))
+
+
+def known(corpus_loss: float | None, shifted_loss: float | None, target_loss: float) -> str:
+    """From where a text is known, in words, by its losses cut as in training and moved by half; empty where it is not,
+    or nobody has measured it."""
+    if corpus_loss is None or shifted_loss is None or corpus_loss >= target_loss:
+        return ""
+    return "known from any place" if shifted_loss < target_loss else "known only where it was cut"
 
 
 def minutes_to_target(summary: dict[str, Any]) -> float | None:

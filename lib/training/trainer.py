@@ -3,7 +3,6 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from lib.training.progress import Progress, StepResult
 from lib.training.resources import UsageSampler
 from lib.training.step import TrainingStep
 from lib.training.stopping import Stopped, StopRequest
-from lib.training.verdict import is_measured, is_reached, measure
+from lib.training.verdict import deciding_loss, is_look_due, is_reached, measure_if_due, note_look
 
 
 class Trainer:
@@ -124,7 +123,7 @@ class Trainer:
     def _is_read(self, step: int) -> bool:
         """Whether to wait for the loss of a step: always where that costs nothing, otherwise where something is due."""
         c = self.config
-        return (not self.machine.is_asynchronous or step in (1, c.steps)
+        return (not self.machine.is_asynchronous or step in (1, c.steps) or is_look_due(self.progress)
                 or any(step % every == 0 for every in (c.log_every, c.sample_every, c.save_every)))
 
     def _conclude(self, stop: StopRequest) -> str:
@@ -134,29 +133,32 @@ class Trainer:
         """
         p, c = self.progress, self.config
         ended = p.step >= c.steps or 0 < c.max_hours <= (time.perf_counter() - self._called) / 3600
-        whole = shifted = None
-        if is_measured(p, c, len(self.corpus.tokens), ended):
-            whole, shifted = measure(self.model, self.corpus.tokens, c, self.machine, ended, stop.check)
-        reached = whole is not None and is_reached(whole.mean, c)
-        ended = ended or reached
+        measured = measure_if_due(self.model, self.corpus.tokens, c, self.machine, p, ended, stop.check)
+        passes = measured.passes
+        deciding = deciding_loss(passes, c, len(self.corpus.tokens)) if passes else None
+        ended = ended or is_reached(deciding, c)
         sampled = ended or p.step % c.sample_every == 0
         texts = sample_texts(self.model, c, p.step, stop.check) if sampled else []
 
         result, p.pending = p.pending, None
-        p.corpus_loss, p.shifted_loss = whole and whole.mean, shifted and shifted.mean
-        if whole:
-            p.next_pass = p.tokens + len(self.corpus.tokens) // 2
+        if measured.looked is not None:
+            note_look(p, c, measured.looked)
+        p.corpus_loss, p.cut_losses = deciding, {str(cut): loss.mean for cut, loss in passes.items()}
+        p.shifted_loss = p.cut_losses.get(str(c.seq_len // 2))
         self._tick()
-        if shifted:
-            self.run.write_position_losses(whole.by_position, shifted.by_position)
-            self.say(f"windows moved by half their length: loss {p.shifted_loss:.6f}")
-        if ended or whole or p.step == 1 or p.step % c.log_every == 0:
-            self._log(result, always=ended or bool(whole))
+        if ended and passes:
+            self.run.write_position_losses(passes[0].by_position, passes[c.seq_len // 2].by_position)
+        if passes:
+            self.say("loss over all tokens: " + ", ".join(f"{loss:.6f} cut at {cut}"
+                                                          for cut, loss in p.cut_losses.items()))
+        if ended or passes or p.step == 1 or p.step % c.log_every == 0:
+            self._log(result, always=ended or bool(passes))
         if sampled:
             self.run.append_samples(p.step, c.prompt, texts)
             passage = torch.from_numpy(self.corpus.tokens[None, :c.seq_len + 1].astype(np.int64))
             losses = token_losses(self.model, passage[:, :-1], passage[:, 1:], self.machine)[0]
             self.run.append_token_losses(p.step, losses)
+        reached = is_reached(deciding, c)
         state = "reached" if reached else "limit" if ended else "stopped" if stop.requested else ""
         due = ended or p.step % c.save_every == 0
         if due or state:
@@ -191,10 +193,7 @@ class Trainer:
         """Record a row; on the screen at most once a second, later every 1 % of the time passed, so that a run of ten
         hours leaves a notebook of a thousand lines."""
         p = self.progress
-        row = dict(step=p.step, tokens=p.tokens, mean_loss=p.mean_loss, **asdict(result),
-                   tokens_per_sec=(p.tokens - p.logged_tokens) / (p.step_sec - p.logged_sec),
-                   elapsed_sec=p.elapsed_sec, corpus_loss=p.corpus_loss)
-        p.logged_tokens, p.logged_sec = p.tokens, p.step_sec
+        row = p.row(result)
         self.run.append_metrics(row)
         line = (f"step {p.step:5d} | loss {result.loss:.6f} | mean {p.mean_loss:.6f} | lr {result.lr:.2e} | "
                 f"{row['tokens_per_sec']:,.0f} tok/s"

@@ -20,6 +20,7 @@ from lib.runs.folder import METRICS, USAGE, RunFolder
 from lib.runs.locate import open_run
 from lib.runs.trained import open_model
 from lib.training import trainer as training
+from lib.training import verdict
 from lib.training.evaluation import CorpusLoss, corpus_loss
 from lib.training.machine import Machine, memory_needed
 from lib.training.progress import Progress
@@ -57,13 +58,15 @@ def test_the_loss_over_the_text_weighs_every_target_once(config, corpus, machine
     assert measured.counts.tolist() == [5] * 24 + [6] * 8
     first = [model(text[None, start:start + 1], text[None, start + 1:start + 2]).item() for start in range(0, 160, 32)]
     assert measured.by_position[0] == pytest.approx(sum(first) / 5, rel=1e-5)
-    shifted = corpus_loss(model, tokens, 32, batch_size, machine, offset=16)
-    assert shifted.mean == pytest.approx(corpus_loss(model, tokens[16:], 32, batch_size, machine).mean, rel=1e-6)
-
-
-def test_a_text_of_less_than_a_window_leaves_the_last_positions_unmeasured(config, corpus, machine):
-    measured = corpus_loss(new_model(config, machine.device), corpus.tokens[:21], 32, 4, machine)
-    assert measured.counts.sum() == 20 and np.isnan(measured.by_position[20:]).all() and 9 < measured.mean < 13
+    logits = model(text[None, :16])[0]  # of the first window
+    total = torch.nn.functional.cross_entropy(logits, text[1:17], reduction="sum").item()
+    total += sum(32 * model(text[None, start:start + 32], text[None, start + 1:start + 33]).item()
+                 for start in range(16, 144, 32))
+    logits = model(text[None, -33:-1])[0, -24:]
+    total += torch.nn.functional.cross_entropy(logits, text[-24:], reduction="sum").item()
+    moved = corpus_loss(model, tokens, 32, batch_size, machine, offset=16)
+    assert moved.counts.sum() == len(text) - 1
+    assert moved.mean == pytest.approx(total / (len(text) - 1), rel=1e-6)
 
 
 def test_a_run_reaches_its_target_by_the_whole_text_and_leaves_its_files(config, corpus, machine):
@@ -74,8 +77,10 @@ def test_a_run_reaches_its_target_by_the_whole_text_and_leaves_its_files(config,
     written = json.loads(run.summary_file.read_text())
     assert summary.items() <= written.items() and set(written) - set(summary) == {"heartbeat"}
     best = load_model_for(t, run)
-    measured = corpus_loss(best, corpus.tokens, 32, 4, machine).mean
-    assert measured == pytest.approx(summary["corpus_loss"], abs=1e-6) and measured < 2.5
+    measured = {cut: corpus_loss(best, corpus.tokens, 32, 4, machine, cut).mean for cut in (0, 8, 16, 24)}
+    assert summary["corpus_loss"] == pytest.approx(max(measured.values()), abs=1e-6) and summary["corpus_loss"] < 2.5
+    assert summary["shifted_loss"] == pytest.approx(measured[16], abs=1e-6)
+    assert summary["verdict"].endswith(" s)") and ": known from any place (step" in summary["verdict"]
     assert summary["tokens"] == summary["step"] * 128 and summary["epochs"] == summary["tokens"] / len(corpus.tokens)
 
     metrics = run.read_metrics()
@@ -90,7 +95,8 @@ def test_a_run_reaches_its_target_by_the_whole_text_and_leaves_its_files(config,
     assert run.log_file.read_text().splitlines()[-1] == summary["verdict"]
     positions = run.read_position_losses()
     assert positions["position"].tolist() == list(range(1, 33))
-    assert positions["loss"].mean() == pytest.approx(summary["corpus_loss"], rel=0.05)  # the last window counts in part
+    # the last window counts in part
+    assert positions["loss"].mean() == pytest.approx(summary["cut_losses"]["0"], rel=0.05)
     known = run.read_token_losses()
     assert known["step"].tolist() == [s[0] for s in samples] and known.shape[1] == 1 + 32
     assert known.iloc[-1, 1:].mean() < known.iloc[0, 1:].mean() < 11
@@ -109,17 +115,6 @@ def test_a_lucky_mean_does_not_end_a_run(config, corpus, machine, monkeypatch):
                         lambda *args, **kwargs: CorpusLoss(np.array([9.0]), np.array([1])))
     summary = trainer(config, corpus, machine, target_loss=8.0, steps=30).train()
     assert summary["state"] == "limit" and summary["corpus_loss"] == 9.0 and summary["mean_loss"] < 8
-
-
-def test_the_expected_loss_is_the_running_mean_and_its_fall_in_an_epoch_more():
-    p = Progress(epoch_steps=2)
-    means, expected = [], []
-    for loss in (8.0, 6.0, 5.0, 3.0, 2.0, 9.0):
-        p.add_loss(loss)
-        means.append(p.mean_loss)
-        expected.append(p.expected_loss)
-    assert means == [8, 7, 5.5, 4, 2.5, 5.5]
-    assert expected == pytest.approx([math.inf, 7, 5.5, 4 * 4 / 7, 2.5 * 2.5 / 5.5, 5.5])
 
 
 def test_the_steps_left_to_a_target_follow_from_the_fall_of_the_running_mean():
@@ -223,7 +218,8 @@ def test_a_stop_in_the_middle_of_something_does_it_again_later(config, corpus, m
     whole = trainer(config, corpus, machine, **settings, out_dir=str(tmp_path / "whole"))
     assert whole.train()["state"] == "limit" and whole.run.read_metrics()["corpus_loss"].notna().sum() >= 2
     parted = trainer(config, corpus, machine, **settings, out_dir=str(tmp_path / "parted"))
-    before = parted.update.forward if moment == "step" else getattr(training, moment)
+    place = {"corpus_loss": verdict, "sample_texts": training}.get(moment)
+    before = parted.update.forward if moment == "step" else getattr(place, moment)
     calls = []
 
     def stopping(*args, **kwargs):
@@ -234,7 +230,7 @@ def test_a_stop_in_the_middle_of_something_does_it_again_later(config, corpus, m
     if moment == "step":
         parted.update.forward = stopping
     else:
-        monkeypatch.setattr(f"lib.training.trainer.{moment}", stopping)
+        monkeypatch.setattr(place, moment, stopping)
     summary = parted.train()
     assert summary["state"] == "stopped" and (parted.progress.pending is not None) == (moment != "step")
     resumed = trainer(config, corpus, machine, **settings, out_dir=str(tmp_path / "parted"))
@@ -337,6 +333,7 @@ def test_a_run_on_another_text_is_not_resumed(config, corpus, machine):
 def test_a_loss_gone_wrong_is_named_by_its_step_and_never_saved(config, corpus, machine, monkeypatch, is_asynchronous):
     monkeypatch.setattr(Machine, "is_asynchronous", is_asynchronous)
     t = trainer(config, corpus, machine, save_every=2, log_every=100)
+    t.progress.next_look = 100
     forward = t.update.forward
     t.update.forward = lambda x, y, candidates: forward(x, y) * (math.nan if t.progress.step == 4 else 1)
     with pytest.raises(FloatingPointError, match=r"step 5: loss nan.*lower --lr"):

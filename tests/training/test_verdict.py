@@ -1,0 +1,82 @@
+"""What decides that a text is known, and when that is measured."""
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from lib.model.gpt import new_model
+from lib.training import verdict
+from lib.training.evaluation import CorpusLoss
+from lib.training.progress import Progress, known
+from lib.training.verdict import deciding_cuts, deciding_loss, is_look_due, look, measure, note_look
+
+
+@pytest.fixture
+def losses(monkeypatch) -> dict[int, float]:
+    """What every pass finds, by where it cuts the text."""
+    found = {0: 0.05, 16: 0.06, 8: 0.08, 24: 0.07}
+    monkeypatch.setattr(verdict, "corpus_loss", lambda model, tokens, seq_len, batch_size, machine, cut, check:
+                        CorpusLoss(np.array([found[cut]]), np.array([1])))
+    return found
+
+
+@pytest.mark.parametrize(("order", "text_tokens", "cuts"), [
+    ("epoch", 4096, {0, 8, 16, 24}), ("random", 4096, {0, 8, 16, 24}), ("epoch", 338_025, {0, 16}),
+    ("fixed", 4096, {0}), ("sequential", 338_025, {0})])
+def test_orders_that_cut_anew_are_measured_at_several_cuts(config, order, text_tokens, cuts):
+    assert set(deciding_cuts(dataclasses.replace(config, order=order), text_tokens)) == cuts
+
+
+def test_the_largest_of_the_cuts_decides(config, corpus, machine, losses):
+    config = dataclasses.replace(config, target_loss=0.1)
+    passes = measure(None, corpus.tokens, config, machine, False, lambda: None)
+    assert deciding_loss(passes, config, len(corpus.tokens)) == 0.08 and len(passes) == 4
+    losses[24] = 0.3
+    passes = measure(None, corpus.tokens, config, machine, False, lambda: None)
+    assert deciding_loss(passes, config, len(corpus.tokens)) == 0.3
+    losses[0] = 0.2  # the first pass is enough to go on with training
+    assert list(measure(None, corpus.tokens, config, machine, False, lambda: None)) == [0]
+    assert len(measure(None, corpus.tokens, config, machine, True, lambda: None)) == 4  # an ended run is told all
+
+
+def test_what_is_known_only_where_it_was_cut_reaches_its_target_and_says_so(config, corpus, machine, losses):
+    losses[16] = 2.7
+    config = dataclasses.replace(config, target_loss=0.1, order="fixed")
+    passes = measure(None, corpus.tokens, config, machine, False, lambda: None)
+    assert list(passes) == [0, 16] and deciding_loss(passes, config, len(corpus.tokens)) == 0.05
+    assert known(0.05, 2.7, 0.1) == "known only where it was cut"
+    assert known(0.08, 0.06, 0.1) == "known from any place"
+    assert known(0.2, 0.06, 0.1) == known(0.05, None, 0.1) == known(None, None, 0.1) == ""
+
+
+@pytest.mark.parametrize("order", ["epoch", "fixed"])
+def test_a_look_is_the_mean_of_windows_that_the_step_determines(config, corpus, machine, order):
+    config = dataclasses.replace(config, order=order)
+    model = new_model(config, machine.device)
+    mean, error = look(model, corpus.tokens, config, machine, 5, lambda: None)
+    assert (mean, error) == look(model, corpus.tokens, config, machine, 5, lambda: None)
+    assert mean != look(model, corpus.tokens, config, machine, 6, lambda: None)[0]
+    assert mean == pytest.approx(10.82, abs=0.1) and 0 < error < 0.1
+
+
+def test_the_next_look_is_where_a_steady_fall_meets_the_target(config):
+    config = dataclasses.replace(config, target_loss=0.1)
+    p = Progress(epoch_steps=400)
+    assert not is_look_due(p)  # before the text was read once
+    p.step = 400
+    assert is_look_due(p)
+    note_look(p, config, math.inf)  # too far away to look
+    assert p.next_look == 450 and p.looked is None
+    p.step = 450
+    note_look(p, config, 0.4)
+    assert p.next_look == 500
+    p.step = 500
+    note_look(p, config, 0.2)  # halved in 50 steps: there in 50 more
+    assert p.next_look == 550
+    p.step = 540
+    note_look(p, config, 0.11)
+    assert p.next_look == 540 + math.ceil(math.log(1.1) * 40 / math.log(2 / 1.1))
+    p.step = 550
+    note_look(p, config, 0.12)  # no fall
+    assert p.next_look == 600

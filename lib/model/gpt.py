@@ -60,7 +60,7 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     """x (..., in) @ weight (out, in).T + bias (out,) -> (..., out), as F.linear.
 
     A few rows, which is what text is written with, are multiplied the other way round: on a processor that takes a half
-    to a third of the time (benchmarks/records.md).
+    to a third of the time (benchmarks/records/2026-11-23-how-fast-is-sampling.md).
     """
     rows = x.numel() // x.size(-1)
     if rows >= 8:

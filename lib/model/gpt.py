@@ -194,16 +194,17 @@ class GPT(nn.Module):
 def new_model(config: RunConfig, device: torch.device | str = "cpu") -> GPT:
     """A model of a run's shape with random weights, drawn on the processor from config.seed."""
     torch.manual_seed(config.seed)
-    return _shaped(config).to(device)
+    return shaped_model(config).to(device)
 
 
 def model_from(weights: dict[str, torch.Tensor], config: RunConfig) -> GPT:
     """A model of these weights, in eval mode, in the shape of a run."""
     with torch.device("meta"):  # to draw weights that are replaced at once takes longer than to read them
-        model = _shaped(config)
+        model = shaped_model(config)
     model.load_state_dict(weights, assign=True)
     return model.eval()
 
 
-def _shaped(config: RunConfig) -> GPT:
+def shaped_model(config: RunConfig) -> GPT:
+    """A model in the shape of a run, its weights as torch's generator draws them now."""
     return GPT(GPTConfig(**config.model_shape, dropout=config.dropout))

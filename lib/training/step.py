@@ -31,6 +31,11 @@ class TrainingStep:
         self.forward = torch.compile(model) if config.compile else model
         self._unread: list[tuple[int, torch.Tensor, float]] = []  # step, its loss and gradient norm, learning rate
 
+    @property
+    def epoch_steps(self) -> int:
+        """Steps in which the text is read once."""
+        return math.ceil(self.batches.windows_per_epoch / (self.config.batch_size * self.config.grad_accum))
+
     def __call__(self, step: int) -> None:
         """Update the weights once."""
         c = self.config

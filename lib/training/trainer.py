@@ -6,9 +6,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-import torch
-
 from lib.config import ROOT, InputError, RunConfig
 from lib.files import sweep
 from lib.model.gpt import GPT
@@ -17,8 +14,8 @@ from lib.runs.checkpoint import CheckpointWriter, load_checkpoint, require_space
 from lib.runs.folder import RunFolder
 from lib.runs.trained import open_model
 from lib.text.corpus import Corpus
-from lib.training.evaluation import token_losses
-from lib.training.machine import Machine, memory_free, memory_needed
+from lib.training.evaluation import first_window_losses
+from lib.training.machine import Machine, memory_notice
 from lib.training.progress import Progress, StepResult
 from lib.training.resources import UsageSampler
 from lib.training.step import TrainingStep
@@ -40,8 +37,7 @@ class Trainer:
         self.on_log = on_log
         self.update = TrainingStep(model, corpus, config, machine)
         self.writer = CheckpointWriter()
-        self.progress = Progress(math.ceil(self.update.batches.windows_per_epoch
-                                           / (config.batch_size * config.grad_accum)))
+        self.progress = Progress(self.update.epoch_steps)
         self._printed = -math.inf  # when the last line went to the screen
         if run.checkpoints():
             self._load()
@@ -79,11 +75,7 @@ class Trainer:
         if self.machine.notice:
             self.say(self.machine.notice)
         if p.step == 0:  # later much of it has been taken already
-            needed = memory_needed(c, self.model.num_parameters(), self.machine)
-            free = memory_free(self.machine.device)
-            self.say(f"about {needed / 1e9:.1f} GB of memory are needed and {free / 1e9:.1f} GB free"
-                     + (": if that fails, a lower --batch_size with --grad_accum raised by the same factor needs less "
-                        "for the same steps" if needed > free else ""))
+            self.say(memory_notice(c, self.model.num_parameters(), self.machine))
         self._called = time.perf_counter()
         self._began = self._called - p.elapsed_sec
         self._report("running")
@@ -154,8 +146,7 @@ class Trainer:
             self._log(result, always=ended or bool(whole))
         if sampled:
             self.run.append_samples(p.step, c.prompt, texts)
-            passage = torch.from_numpy(self.corpus.tokens[None, :c.seq_len + 1].astype(np.int64))
-            losses = token_losses(self.model, passage[:, :-1], passage[:, 1:], self.machine)[0]
+            losses = first_window_losses(self.model, self.corpus.tokens, c.seq_len, self.machine)
             self.run.append_token_losses(p.step, losses)
         state = "reached" if reached else "limit" if ended else "stopped" if stop.requested else ""
         due = ended or p.step % c.save_every == 0

@@ -64,6 +64,13 @@ class TrainingStep:
         self.model.zero_grad(set_to_none=True)
         self._unread.append((step, torch.stack([loss, grad_norm]), factor * c.lr))
 
+    def is_read_after(self, steps: int) -> bool:
+        """Whether to wait for what so many steps gave: always where that costs nothing, otherwise where a row, a sample
+        or a checkpoint is due."""
+        c = self.config
+        return (not self.machine.is_asynchronous or steps in (1, c.steps)
+                or any(steps % every == 0 for every in (c.log_every, c.sample_every, c.save_every)))
+
     def read(self) -> list[StepResult]:
         """Wait for the steps since the last call, and return what each of them gave.
 

@@ -99,7 +99,7 @@ class Trainer:
             self.update(p.step)
             p.step += 1
             p.tokens += self.config.tokens_per_step
-            results = self.update.read() if self._is_read(p.step) else []
+            results = self.update.read() if self.update.is_read_after(p.step) else []
             p.step_sec += time.perf_counter() - begin
             if not results:
                 return ""
@@ -112,12 +112,6 @@ class Trainer:
             self._save(best=False)
             self.writer.settle()
             return "stopped"
-
-    def _is_read(self, step: int) -> bool:
-        """Whether to wait for the loss of a step: always where that costs nothing, otherwise where something is due."""
-        c = self.config
-        return (not self.machine.is_asynchronous or step in (1, c.steps)
-                or any(step % every == 0 for every in (c.log_every, c.sample_every, c.save_every)))
 
     def _conclude(self, stop: StopRequest) -> str:
         """What is due after a step: measure and sample, which may be interrupted, and then write, which may not.
@@ -138,7 +132,7 @@ class Trainer:
         p.corpus_loss, p.shifted_loss = whole and whole.mean, shifted and shifted.mean
         if whole:
             p.next_pass = p.tokens + len(self.corpus.tokens) // 2
-        self._tick()
+        p.elapsed_sec = time.perf_counter() - self._began
         if shifted:
             self.run.write_position_losses(whole.by_position, shifted.by_position)
             self.say(f"windows moved by half their length: loss {p.shifted_loss:.6f}")
@@ -155,9 +149,6 @@ class Trainer:
         if state:
             self.writer.settle()
         return state
-
-    def _tick(self) -> None:
-        self.progress.elapsed_sec = time.perf_counter() - self._began
 
     def _end(self) -> str:
         """The state of a run that has nothing left to do; empty where there is."""
@@ -202,7 +193,7 @@ class Trainer:
         """Begin to write last.pt, which has everything that is needed to go on as if nothing had happened, and where
         these are the best weights so far, or those that reached the target, best.pt, which has little else."""
         p = self.progress
-        self._tick()
+        p.elapsed_sec = time.perf_counter() - self._began
         state, checkpoints = self.update.state_dict(), []
         if best:
             p.best_mean = p.mean_loss

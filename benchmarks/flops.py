@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lib.model.gpt import new_model
+from lib.model.gpt import shaped_model
 from lib.runs.folder import RunFolder
 from lib.text.corpus import load_corpus
 from lib.training.machine import Machine
@@ -36,7 +36,7 @@ def report(run: RunFolder) -> str:
     # the kernels of attention are not counted, plain products are
     with FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH):
         machine = Machine(torch.device("cpu"), None)
-        step = TrainingStep(new_model(config), corpus, config, machine)
+        step = TrainingStep(shaped_model(config), corpus, config, machine)
         first, later = flops(lambda: step(0)), flops(lambda: step(FIRST_STEPS))
         step.optimizers = []
         optimizer = later - flops(lambda: step(FIRST_STEPS))

@@ -35,8 +35,28 @@ def test_the_readme_has_the_two_lines():
     run = "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/python run_training.py"
     test = 'python3 -m venv .venv && .venv/bin/pip install -e ".[test]" && .venv/bin/python -m pytest'
     assert lines.count(run) == lines.count(test) == 1
-    for target in re.findall(r"\]\(([^)#]+)\)", "\n".join(lines)):
-        assert (ROOT / target).exists(), target
+
+
+DOCUMENTS = sorted(path for place in (".", "benchmarks/records", "docs", "docs/whole_run", "space", "tests/slow")
+                   for path in (ROOT / place).glob("*.md"))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_of_a_document_lead_to_files_and_headings_there_are(document):
+    for target, heading in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", document.read_text("utf-8")):
+        there = document.parent / target if target else document
+        assert there.exists(), target
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", there.read_text("utf-8"), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings}, heading
+
+
+def test_every_record_has_its_question_and_answer_in_the_index():
+    folder = ROOT / "benchmarks" / "records"
+    answers = dict(re.findall(r"^\| \[.+?\?\]\((.+?\.md)\) \| (.+) \|$", (folder / "README.md").read_text("utf-8"),
+                              re.MULTILINE))
+    assert set(answers) == {path.name for path in folder.glob("*.md")} - {"README.md"}
+    assert all(re.match(r"\d{4}-\d{2}-\d{2}-", name) for name in answers)
 
 
 def test_texts_and_runs_are_never_committed():

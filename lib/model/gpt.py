@@ -60,7 +60,7 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     """x (..., in) @ weight (out, in).T + bias (out,) -> (..., out), as F.linear.
 
     A few rows, which is what text is written with, are multiplied the other way round: on a processor that takes a half
-    to a third of the time (benchmarks/records.md).
+    to a third of the time (benchmarks/records/2026-11-23-how-fast-is-sampling.md).
     """
     rows = x.numel() // x.size(-1)
     if rows >= 8:
@@ -194,16 +194,17 @@ class GPT(nn.Module):
 def new_model(config: RunConfig, device: torch.device | str = "cpu") -> GPT:
     """A model of a run's shape with random weights, drawn on the processor from config.seed."""
     torch.manual_seed(config.seed)
-    return _shaped(config).to(device)
+    return shaped_model(config).to(device)
 
 
 def model_from(weights: dict[str, torch.Tensor], config: RunConfig) -> GPT:
     """A model of these weights, in eval mode, in the shape of a run."""
     with torch.device("meta"):  # to draw weights that are replaced at once takes longer than to read them
-        model = _shaped(config)
+        model = shaped_model(config)
     model.load_state_dict(weights, assign=True)
     return model.eval()
 
 
-def _shaped(config: RunConfig) -> GPT:
+def shaped_model(config: RunConfig) -> GPT:
+    """A model in the shape of a run, its weights as torch's generator draws them now."""
     return GPT(GPTConfig(**config.model_shape, dropout=config.dropout))

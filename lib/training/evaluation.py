@@ -54,6 +54,12 @@ def corpus_loss(model: GPT, tokens: np.ndarray, seq_len: int, batch_size: int, m
     return CorpusLoss(sums, counted.sum(axis=0))
 
 
+def first_window_losses(model: GPT, tokens: np.ndarray, seq_len: int, machine: Machine) -> np.ndarray:
+    """The losses in the first window of a text (N,), (T,) float64. Leaves the model in eval mode."""
+    window = torch.from_numpy(tokens[None, :seq_len + 1].astype(np.int64))
+    return token_losses(model, window[:, :-1], window[:, 1:], machine)[0]
+
+
 @torch.inference_mode()
 def token_losses(model: GPT, x: torch.Tensor, y: torch.Tensor, machine: Machine) -> np.ndarray:
     """The loss of each target y of inputs x (B, T), (B, T) float64. Leaves the model in eval mode."""

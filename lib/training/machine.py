@@ -99,6 +99,14 @@ def memory_needed(config: RunConfig, parameters: int, machine: Machine) -> int:
     return copy + 12 * parameters + config.batch_size * config.seq_len * (config.n_layer * block + logits)
 
 
+def memory_notice(config: RunConfig, parameters: int, machine: Machine) -> str:
+    """What training needs of the memory that is free, in words, and what would need less where that is more."""
+    needed, free = memory_needed(config, parameters, machine), memory_free(machine.device)
+    return (f"about {needed / 1e9:.1f} GB of memory are needed and {free / 1e9:.1f} GB free"
+            + (": if that fails, a lower --batch_size with --grad_accum raised by the same factor needs less for the "
+               "same steps" if needed > free else ""))
+
+
 def memory_free(device: torch.device) -> int:
     """Bytes that a device has left for a run."""
     if device.type == "cuda":

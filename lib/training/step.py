@@ -31,6 +31,11 @@ class TrainingStep:
         self.forward = torch.compile(model) if config.compile else model
         self._unread: list[tuple[int, torch.Tensor, float]] = []  # step, its loss and gradient norm, learning rate
 
+    @property
+    def epoch_steps(self) -> int:
+        """Steps in which the text is read once."""
+        return math.ceil(self.batches.windows_per_epoch / (self.config.batch_size * self.config.grad_accum))
+
     def __call__(self, step: int) -> None:
         """Update the weights once."""
         c = self.config
@@ -58,6 +63,13 @@ class TrainingStep:
         self.scaler.update()
         self.model.zero_grad(set_to_none=True)
         self._unread.append((step, torch.stack([loss, grad_norm]), factor * c.lr))
+
+    def is_read_after(self, steps: int) -> bool:
+        """Whether to wait for what so many steps gave: always where that costs nothing, otherwise where a row, a sample
+        or a checkpoint is due."""
+        c = self.config
+        return (not self.machine.is_asynchronous or steps in (1, c.steps)
+                or any(steps % every == 0 for every in (c.log_every, c.sample_every, c.save_every)))
 
     def read(self) -> list[StepResult]:
         """Wait for the steps since the last call, and return what each of them gave.

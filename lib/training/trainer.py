@@ -5,9 +5,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import torch
-
 from lib.config import ROOT, InputError, RunConfig
 from lib.files import sweep
 from lib.model.gpt import GPT
@@ -16,8 +13,8 @@ from lib.runs.checkpoint import CheckpointWriter, load_checkpoint, require_space
 from lib.runs.folder import RunFolder
 from lib.runs.trained import open_model
 from lib.text.corpus import Corpus
-from lib.training.evaluation import token_losses
-from lib.training.machine import Machine, memory_free, memory_needed
+from lib.training.evaluation import first_window_losses
+from lib.training.machine import Machine, memory_notice
 from lib.training.progress import Progress, StepResult
 from lib.training.resources import UsageSampler
 from lib.training.step import TrainingStep
@@ -39,8 +36,7 @@ class Trainer:
         self.on_log = on_log
         self.update = TrainingStep(model, corpus, config, machine)
         self.writer = CheckpointWriter()
-        self.progress = Progress(math.ceil(self.update.batches.windows_per_epoch
-                                           / (config.batch_size * config.grad_accum)))
+        self.progress = Progress(self.update.epoch_steps)
         self._printed = -math.inf  # when the last line went to the screen
         if run.checkpoints():
             self._load()
@@ -78,11 +74,7 @@ class Trainer:
         if self.machine.notice:
             self.say(self.machine.notice)
         if p.step == 0:  # later much of it has been taken already
-            needed = memory_needed(c, self.model.num_parameters(), self.machine)
-            free = memory_free(self.machine.device)
-            self.say(f"about {needed / 1e9:.1f} GB of memory are needed and {free / 1e9:.1f} GB free"
-                     + (": if that fails, a lower --batch_size with --grad_accum raised by the same factor needs less "
-                        "for the same steps" if needed > free else ""))
+            self.say(memory_notice(c, self.model.num_parameters(), self.machine))
         self._called = time.perf_counter()
         self._began = self._called - p.elapsed_sec
         self._report("running")
@@ -106,7 +98,7 @@ class Trainer:
             self.update(p.step)
             p.step += 1
             p.tokens += self.config.tokens_per_step
-            results = self.update.read() if self._is_read(p.step) else []
+            results = self.update.read() if self.update.is_read_after(p.step) or is_look_due(p) else []
             p.step_sec += time.perf_counter() - begin
             if not results:
                 return ""
@@ -119,12 +111,6 @@ class Trainer:
             self._save(best=False)
             self.writer.settle()
             return "stopped"
-
-    def _is_read(self, step: int) -> bool:
-        """Whether to wait for the loss of a step: always where that costs nothing, otherwise where something is due."""
-        c = self.config
-        return (not self.machine.is_asynchronous or step in (1, c.steps) or is_look_due(self.progress)
-                or any(step % every == 0 for every in (c.log_every, c.sample_every, c.save_every)))
 
     def _conclude(self, stop: StopRequest) -> str:
         """What is due after a step: measure and sample, which may be interrupted, and then write, which may not.
@@ -145,7 +131,7 @@ class Trainer:
             note_look(p, c, measured.looked)
         p.corpus_loss, p.cut_losses = deciding, {str(cut): loss.mean for cut, loss in passes.items()}
         p.shifted_loss = p.cut_losses.get(str(c.seq_len // 2))
-        self._tick()
+        p.elapsed_sec = time.perf_counter() - self._began
         if ended and passes:
             self.run.write_position_losses(passes[0].by_position, passes[c.seq_len // 2].by_position)
         if passes:
@@ -155,8 +141,7 @@ class Trainer:
             self._log(result, always=ended or bool(passes))
         if sampled:
             self.run.append_samples(p.step, c.prompt, texts)
-            passage = torch.from_numpy(self.corpus.tokens[None, :c.seq_len + 1].astype(np.int64))
-            losses = token_losses(self.model, passage[:, :-1], passage[:, 1:], self.machine)[0]
+            losses = first_window_losses(self.model, self.corpus.tokens, c.seq_len, self.machine)
             self.run.append_token_losses(p.step, losses)
         reached = is_reached(deciding, c)
         state = "reached" if reached else "limit" if ended else "stopped" if stop.requested else ""
@@ -166,9 +151,6 @@ class Trainer:
         if state:
             self.writer.settle()
         return state
-
-    def _tick(self) -> None:
-        self.progress.elapsed_sec = time.perf_counter() - self._began
 
     def _end(self) -> str:
         """The state of a run that has nothing left to do; empty where there is."""
@@ -210,7 +192,7 @@ class Trainer:
         """Begin to write last.pt, which has everything that is needed to go on as if nothing had happened, and where
         these are the best weights so far, or those that reached the target, best.pt, which has little else."""
         p = self.progress
-        self._tick()
+        p.elapsed_sec = time.perf_counter() - self._began
         state, checkpoints = self.update.state_dict(), []
         if best:
             p.best_mean = p.mean_loss

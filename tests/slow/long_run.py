@@ -17,11 +17,13 @@ import psutil
 
 from lib.config import ROOT
 from lib.publish import notebooks
-from lib.publish.notebooks import CarefulManager, run_notebook
+from lib.publish.engine import CarefulManager
+from lib.publish.notebooks import run_notebook
 from lib.runs.folder import RunFolder
 
 SIMULATION = """
 import lib.training.trainer, lib.show.live, random, time
+from lib.training.progress import StepResult
 class Clock:
     now = 0.0
     def perf_counter(self):
@@ -32,7 +34,7 @@ clock = lib.training.trainer.time = lib.show.live.time = Clock()
 def step(self, number):
     clock.now += 0.18
 lib.training.trainer.TrainingStep.__call__ = step
-lib.training.trainer.TrainingStep.read = lambda self: [(5 + random.random(), 1.0, 3e-4)]
+lib.training.trainer.TrainingStep.read = lambda self: [StepResult(5 + random.random(), 1.0, 3e-4)]
 """
 
 

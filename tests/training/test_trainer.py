@@ -142,7 +142,7 @@ def test_a_machine_with_too_little_memory_is_told_of_what_would_need_less(config
     needed = memory_needed(config, new_model(config, machine.device).num_parameters(), machine)
     assert 0.05e9 < needed < 0.3e9
     for free, told in ((needed, 0), (needed - 1, 1)):
-        monkeypatch.setattr("lib.training.trainer.memory_free", lambda device, free=free: free)
+        monkeypatch.setattr("lib.training.machine.memory_free", lambda device, free=free: free)
         t = trainer(config, corpus, machine, steps=1, out_dir=f"{config.out_dir}-{told}")
         t.train()
         log = t.run.log_file.read_text()

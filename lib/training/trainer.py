@@ -13,7 +13,7 @@ from lib.config import ROOT, InputError, RunConfig
 from lib.files import sweep
 from lib.model.gpt import GPT
 from lib.model.sampling import sample_texts
-from lib.runs.checkpoint import CheckpointWriter, load_checkpoint, require_space_for_run
+from lib.runs.checkpoint import CheckpointWriter, load_first, require_space_for_run
 from lib.runs.folder import RunFolder
 from lib.runs.trained import open_model
 from lib.text.corpus import Corpus
@@ -223,14 +223,7 @@ class Trainer:
 
     def _load(self) -> None:
         """Go on from last.pt, or from its predecessor where that is damaged. Raises InputError where both are."""
-        for path in self.run.checkpoints():
-            try:
-                state = load_checkpoint(path)
-                break
-            except InputError as error:
-                self.say(str(error))
-        else:
-            raise InputError(f"{self.run.path} has no checkpoint that can be read: start a new run")
+        state, path = load_first(self.run.checkpoints(), self.say)
         try:
             self.progress = p = Progress.from_state_dict(state["progress"])
         except (KeyError, TypeError):

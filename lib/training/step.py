@@ -40,6 +40,7 @@ class TrainingStep:
                 group["lr"] = factor * group["peak_lr"]
         self.model.train()
         loss = torch.zeros((), device=self.machine.device)
+        self.model.zero_grad(set_to_none=True)  # a step that was interrupted may have left some
         for k in range(step * c.grad_accum, (step + 1) * c.grad_accum):
             x, y = (self.machine.to_device(torch.from_numpy(part)) for part in self.batches.batch(k))
             candidates = self.sampled_softmax.candidates(step, k) if self.sampled_softmax else None
@@ -56,8 +57,8 @@ class TrainingStep:
             for optimizer in self.optimizers:
                 self.scaler.step(optimizer)
         self.scaler.update()
-        self.model.zero_grad(set_to_none=True)
-        self._unread.append((step, torch.stack([loss, grad_norm]), factor * c.lr))
+        self.model.zero_grad(set_to_none=True)  # their memory is for what comes between two steps
+        self._unread.append((step, torch.stack([loss, grad_norm]), factor))
 
     def read(self) -> list[StepResult]:
         """Wait for the steps since the last call, and return what each of them gave.

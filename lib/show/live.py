@@ -49,8 +49,10 @@ class LiveView:
         metrics = self.run.read_metrics()
         self.tell(metrics.iloc[-1:].to_dict("records")[0])
         alt = f"Training loss up to step {metrics['step'].iloc[-1]:,}: {metrics['loss'].iloc[-1]:.4f}"
-        figure = plots.loss_curve(metrics, self.config.target_loss, self.floor)
-        plots.show(figure, alt, self.curve)
+        try:
+            plots.show(plots.loss_curve(metrics, self.config.target_loss, self.floor), alt, self.curve)
+        except Exception as error:  # a picture ends nothing, not the notebook that trained either
+            self.curve.update({"text/plain": f"the curve cannot be drawn: {type(error).__name__}: {error}"}, raw=True)
 
 
 def follow(run: RunFolder) -> None:

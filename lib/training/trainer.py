@@ -31,7 +31,7 @@ class Trainer:
 
     `train()` goes on until the target is reached, a limit is met or someone asks it to stop, and may be called again
     after a stop. A trainer whose run folder holds a checkpoint starts from there, another one from the model it is
-    given, with the weights that config.init_from names.
+    given, with the weights that config.init_from names. `on_log` gets each logged row; an exception of it is logged.
     """
 
     def __init__(self, model: GPT, corpus: Corpus, config: RunConfig, run: RunFolder, machine: Machine,
@@ -43,6 +43,7 @@ class Trainer:
         self.progress = Progress(math.ceil(self.update.batches.windows_per_epoch
                                            / (config.batch_size * config.grad_accum)))
         self._printed = -math.inf  # when the last line went to the screen
+        self._view_failed = False
         if run.checkpoints():
             self._load()
         elif config.init_from:
@@ -205,7 +206,12 @@ class Trainer:
             self._report("running")
         else:
             self.run.log(line)
-        self.on_log(row)
+        try:
+            self.on_log(row)
+        except Exception as error:  # what only shows ends nothing
+            if not self._view_failed:
+                self.say(f"the view of the run failed, and training goes on: {type(error).__name__}: {error}")
+            self._view_failed = True
 
     def _save(self, best: bool) -> None:
         """Begin to write last.pt, which has everything that is needed to go on as if nothing had happened, and where

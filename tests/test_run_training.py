@@ -96,8 +96,8 @@ def test_metrics_are_a_plain_csv_and_samples_a_plain_text(finished):
     run, _ = finished
     with open(run.metrics_file, newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["step", "tokens", "loss", "mean_loss", "lr", "grad_norm", "tokens_per_sec", "elapsed_sec",
-                             "corpus_loss"]
+    assert list(rows[0]) == ["step", "tokens", "loss", "mean_loss", "rate", "grad_norm", "tokens_per_sec",
+                             "elapsed_sec", "corpus_loss"]
     assert float(rows[-1]["corpus_loss"]) == run.read_summary()["corpus_loss"]
     assert re.match(r'STEP: 30\nPROMPT: "BIANCA:\\n"\nOUTPUT:\nBIANCA:\n', run.samples_file.read_text())
 

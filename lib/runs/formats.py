@@ -42,6 +42,14 @@ def in_todays_words(parameters: dict[str, Any]) -> dict[str, Any]:
     return now
 
 
+def in_todays_columns(metrics, config_file: Path):
+    """The metrics of a run as their columns are called now; until 2026-11 `lr` stood in the place of `rate`."""
+    if "lr" in metrics:
+        peak = json.loads(config_file.read_text("utf-8"))["parameters"]["lr"]
+        metrics = metrics.assign(lr=metrics["lr"] / peak).rename(columns={"lr": "rate"})
+    return metrics
+
+
 def sample_entry(step: int, prompt: str, output: str) -> str:
     """One sample as it stands in samples.txt. A model may say anything: a line like the separator is cut."""
     output = re.sub(rf"^{SEPARATOR}+$", SEPARATOR[1:], output, flags=re.MULTILINE)

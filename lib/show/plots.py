@@ -94,10 +94,11 @@ def loss_curves(metrics: dict[str, pd.DataFrame], target: float, by: str = "toke
 
 @rc_context(STYLE)
 def training_health(metrics: pd.DataFrame) -> Figure:
-    """Learning rate, gradient norm before clipping, and throughput, one above the other, by step."""
+    """Learning rate as the share of its peak, gradient norm before clipping, and throughput, one above the other."""
     figure, axes = _new(3, 1, (WIDTH, 5.6), sharex=True)
     thin = metrics.iloc[::-(-len(metrics) // POINTS) or 1]
-    labels = {"lr": "learning rate", "grad_norm": "gradient norm", "tokens_per_sec": "tokens per second"}
+    labels = {"rate": "learning rate\n(share of its peak)", "grad_norm": "gradient norm",
+              "tokens_per_sec": "tokens per second"}
     for axis, (column, label), color in zip(axes, labels.items(), (BLUE, GREEN, GREY), strict=True):
         axis.plot(thin["step"], thin[column], color=color, linewidth=1.2)
         axis.set_ylabel(label)

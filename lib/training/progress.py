@@ -12,7 +12,7 @@ class StepResult:
 
     loss: float
     grad_norm: float  # before clipping
-    lr: float
+    rate: float  # learning rates, as the share of their peaks
 
 
 @dataclass

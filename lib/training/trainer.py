@@ -197,7 +197,7 @@ class Trainer:
                    elapsed_sec=p.elapsed_sec, corpus_loss=p.corpus_loss)
         p.logged_tokens, p.logged_sec = p.tokens, p.step_sec
         self.run.append_metrics(row)
-        line = (f"step {p.step:5d} | loss {result.loss:.6f} | mean {p.mean_loss:.6f} | lr {result.lr:.2e} | "
+        line = (f"step {p.step:5d} | loss {result.loss:.6f} | mean {p.mean_loss:.6f} | rate {result.rate:.3f} | "
                 f"{row['tokens_per_sec']:,.0f} tok/s"
                 + ("" if p.corpus_loss is None else f" | all tokens {p.corpus_loss:.6f}"))
         if always or p.elapsed_sec - self._printed >= min(30, max(1, p.elapsed_sec / 100)):

@@ -84,6 +84,7 @@ def test_a_run_reaches_its_target_by_the_whole_text_and_leaves_its_files(config,
     assert metrics["corpus_loss"].iloc[-1] == summary["corpus_loss"]
     assert (metrics["tokens"] == metrics["step"] * 128).all() and metrics["elapsed_sec"].is_monotonic_increasing
     assert metrics.drop(columns="corpus_loss").notna().all(axis=None)
+    assert (metrics["rate"] == 1).all() and "| rate 1.000 |" in run.log_file.read_text()
     samples = run.read_samples()
     assert [s[0] for s in samples] == [*range(50, summary["step"], 50), summary["step"]]
     assert all(s[1] == config.prompt and s[2].startswith(config.prompt) for s in samples)

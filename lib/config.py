@@ -132,9 +132,7 @@ class RunConfig:
 
 def _checked(name: str, value: Any, hint: Any) -> Any:
     """The value, with whole numbers made floats where those are asked for; InputError if it does not fit the hint."""
-    bounds = None
-    if get_origin(hint) is Annotated:
-        hint, bounds = get_args(hint)
+    hint, bounds = get_args(hint) if get_origin(hint) is Annotated else (hint, None)
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise InputError(f"{name} {value!r} is not known: choose one of {', '.join(get_args(hint))}")
@@ -182,9 +180,8 @@ PRESETS: dict[str, dict[str, Any]] = {
                  steps=200_000, log_every=50, save_every=2000, sample_every=2000),
     # what the notebooks show: a small model that learns the same pages in a minute or two
     "notebook": dict(max_tokens=4096, order="fixed", n_layer=4, n_head=4, n_embd=256, block_size=256, batch_size=4,
-                     seq_len=128, sampled_softmax=True, optimizer="muon", muon_lr=2e-3,
-                     embedding_lr=5e-3, lr=1e-3, lr_schedule="linear", steps=300, log_every=5, save_every=100,
-                     sample_every=50),
+                     seq_len=128, sampled_softmax=True, optimizer="muon", muon_lr=2e-3, embedding_lr=5e-3, lr=1e-3,
+                     lr_schedule="linear", steps=300, log_every=5, save_every=100, sample_every=50),
     # a toy for tests: seconds
     "tiny": dict(max_tokens=512, n_layer=2, n_head=2, n_embd=64, block_size=64, batch_size=4, seq_len=32,
                  sampled_softmax=True, lr=3e-3, steps=80, log_every=5, save_every=20, sample_every=30,
@@ -216,15 +213,18 @@ def command_line(config: RunConfig) -> str:
 def notebook_config(cell: dict[str, Any]) -> RunConfig:
     """The configuration that a notebook's parameters cell asks for; `cell` is the notebook's globals().
 
-    The cell shows the values of the preset `notebook`. Where its variable `preset` names another one, values left as
-    they stand follow that preset and edited ones win. Where it is `given`, as run_training.py sets it, every value is
-    taken as it stands.
+    The cell shows the values of the preset `notebook`. Where its variable `preset` names another one, edited values win
+    and those left as they stand follow that preset, which is printed. Where it is `given`, all are taken as they stand.
     """
     shown = dataclasses.asdict(preset_config("notebook"))
     given = {name: cell[name] for name in shown if name in cell}
     if cell["preset"] == "given":
         return RunConfig(**given)
-    return preset_config(cell["preset"], **{name: value for name, value in given.items() if value != shown[name]})
+    config = preset_config(cell["preset"], **{name: value for name, value in given.items() if value != shown[name]})
+    taken = ", ".join(f"{name} = {getattr(config, name)!r}" for name in given if getattr(config, name) != given[name])
+    if taken:
+        print(f"preset {cell['preset']}, in place of what the cell shows: {taken}")
+    return config
 
 
 def default_preset(input_file: str) -> str:

@@ -189,7 +189,8 @@ def test_a_run_is_done_again_and_compared(finished, tmp_path, monkeypatch, capsy
         assert dataclasses.replace(asked[-1], out_dir="") == dataclasses.replace(original.read_config()[0], out_dir="")
     other = tmp_path / "other.txt"
     other.write_text("Another text. " * 400)
-    for arguments, message in ((["--input_file", str(other)], "is not the text"), (["--resume", "x"], "choose one")):
+    for arguments, message in ((["--input_file", str(other)], "is not the text"), (["--resume", "x"], "choose one"),
+                               (["--preset", "full"], "leave --preset out")):
         assert run_training.main(["--reproduce", str(original.path), *arguments]) == 2
         assert message in capsys.readouterr().err
 

@@ -80,7 +80,7 @@ class RunConfig:
     # when to stop
     target_loss: PositiveOrZero = 0.099999  # stop as soon as the loss over all tokens learned is below this
     steps: Count = 10_000  # stop after this many updates of the weights
-    max_hours: PositiveOrZero = 0.0  # stop after this many hours, counted anew by --resume; 0: no limit
+    max_hours: PositiveOrZero = 0.0  # hours of training, last measurement included; --resume counts anew; 0: no limit
     # what to write, and when
     out_dir: str = ""  # folder of the run; empty: runs/<UTC time>-<preset>
     note: str = ""  # words about this run, kept and shown with it, to find it by

@@ -73,6 +73,16 @@ class Progress:
             return None
         return max(0, round(self.epoch_steps * math.log(target / self.mean_loss) / math.log(self._fall)))
 
+    @property
+    def ending_sec(self) -> float:
+        """Seconds that one more step and the measurements at a run's end may take.
+
+        These are two passes over the text, at no more than half of a step's time for each token (a forward is a third
+        of it), so at most an epoch of steps; a run of less than an epoch has none.
+        """
+        steps = 1 + (self.epoch_steps if self.step >= self.epoch_steps else 0)
+        return steps * self.step_sec / self.step
+
     def summary(self, config: RunConfig, text_tokens: int, state: str, what_next: str = "") -> dict[str, Any]:
         """What summary.json holds of this: the state and its verdict in words, unrounded losses, counts, seconds."""
         whole = (f"loss over all {text_tokens:,} tokens "

@@ -134,7 +134,8 @@ class Trainer:
         A stopped run goes on later as if nothing had happened, so nothing but last.pt is written for the stop.
         """
         p, c = self.progress, self.config
-        ended = p.step >= c.steps or 0 < c.max_hours <= (time.perf_counter() - self._called) / 3600
+        spent = time.perf_counter() - self._called
+        ended = p.step >= c.steps or 0 < 3600 * c.max_hours <= spent + p.ending_sec
         whole = shifted = None
         if is_measured(p, c, len(self.corpus.tokens), ended):
             whole, shifted = measure(self.model, self.corpus.tokens, c, self.machine, ended, stop.check)

@@ -167,15 +167,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     # are learned in a third of the steps, and Muon needs a small part of AdamW's
     "excerpt": dict(max_tokens=4096, order="fixed", batch_size=4, seq_len=128, sampled_softmax=True, optimizer="muon",
                     embedding_lr=5e-3, lr_schedule="linear", steps=104, log_every=1, save_every=48, sample_every=20),
-    # whatever the text: all of it, at a constant rate; what the seed project's own command lines mean
+    # any text, whole, at a constant rate: what the command lines of the course project mean that this one grew from
     "plain": {},
     # 124M on the whole text, to the target: larger steps, with Muon on whole matrices, which small texts do not want
     "full": dict(order="fixed", batch_size=16, sampled_softmax=True, optimizer="muon", muon_rows=0,
                  muon_lr=0.014, embedding_lr=5e-3, warmup_steps=8, lr_schedule="linear", steps=760, log_every=5,
                  save_every=50, sample_every=50),
-    # the seed project's check that everything works
+    # the course project's check that everything works
     "sanity": dict(batch_size=4, seq_len=128, steps=200, save_every=100, sample_every=100),
-    # what the seed project's logged run really was
+    # what the course project's logged run really was
     "seed": dict(order="sequential", batch_size=48, seq_len=128, grad_accum=3, weight_decay=0.1, amp="fp16",
                  steps=200_000, log_every=50, save_every=2000, sample_every=2000),
     # what the notebooks show: a small model that learns the same pages in a minute or two

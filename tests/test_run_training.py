@@ -166,7 +166,7 @@ def test_the_readme_is_filled_from_the_run_if_that_is_asked_for(finished, tmp_pa
 def test_runs_are_compared_in_a_notebook(finished, tmp_path):
     outcome = run_notebook("compare_runs", tmp_path / "out.ipynb", {"runs": str(finished[0].path)})
     text = (tmp_path / "out.ipynb").read_text()
-    assert outcome == "completed" and "the seed's run" in text and text.count("image/png\":") >= 2
+    assert outcome == "completed" and "the course project's run" in text and text.count("image/png\":") >= 2
 
 
 def test_a_run_is_done_again_and_compared(finished, tmp_path, monkeypatch, capsys):
@@ -252,7 +252,7 @@ def test_help_explains_every_parameter_in_less_than_a_second():
         assert re.search(rf"--{name}\b", done.stdout), name
 
 
-SEED_FLAGS = (
+COURSE_FLAGS = (
     "input_file out_dir seed block_size n_layer n_head n_embd batch_size seq_len grad_accum steps lr weight_decay "
     "beta1 beta2 clip_grad randomize_batches target_loss log_every save_every sample_every resume prompt num_prompts "
     "max_new_tokens top_k temperature compile amp"
@@ -260,7 +260,7 @@ SEED_FLAGS = (
 
 
 
-def test_the_seeds_command_lines_mean_what_they_said(tmp_path, monkeypatch):
+def test_the_course_projects_command_lines_mean_what_they_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line = ("--input_file data/input.txt --out_dir out --steps 200000 --batch_size 8 --seq_len 256 --grad_accum 4 "
             "--lr 3e-4 --log_every 50 --save_every 2000 --sample_every 2000 --randomize_batches --amp fp16 --compile")
@@ -270,7 +270,7 @@ def test_the_seeds_command_lines_mean_what_they_said(tmp_path, monkeypatch):
     assert config.order == "random" and config.compile and config.amp == "fp16"
     assert (ROOT / config.input_file).resolve() == (tmp_path / "data" / "input.txt").resolve()
     assert (ROOT / config.out_dir).resolve() == (tmp_path / "out").resolve()
-    assert set(run_training.Arguments.__dataclass_fields__) >= set(SEED_FLAGS.split())
+    assert set(run_training.Arguments.__dataclass_fields__) >= set(COURSE_FLAGS.split())
 
 
 def test_a_flag_wins_over_its_preset():

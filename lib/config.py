@@ -78,7 +78,7 @@ class RunConfig:
     beta2: Fraction = 0.95  # decay of AdamW's mean of squared gradients
     clip_grad: PositiveOrZero = 1.0  # longest gradient norm let through; 0: no limit
     # when to stop
-    target_loss: PositiveOrZero = 0.099999  # stop as soon as the loss over all tokens learned is below this
+    target_loss: PositiveOrZero = 0.099999  # stop when the loss over all tokens learned is below this; 0: no target
     steps: Count = 10_000  # stop after this many updates of the weights
     max_hours: PositiveOrZero = 0.0  # hours of training, last measurement included; --resume counts anew; 0: no limit
     # what to write, and when

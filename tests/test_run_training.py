@@ -303,6 +303,25 @@ def test_watch_tells_what_became_of_a_run(finished, tmp_path):
     assert any("image/png" in output.get("data", {}) for output in outputs)
 
 
+def test_a_preset_is_not_given_beside_a_run_to_go_on_with(finished):
+    run, _ = finished
+    before = run.config_file.read_bytes()
+    done = start("--resume", run.path, "--preset", "full")
+    assert done.returncode == 2 and "hold for --resume: leave --preset out" in done.stderr
+    assert run.config_file.read_bytes() == before
+
+
+def test_a_run_without_a_target_ends_at_its_steps_and_shows_none(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    done = start("--preset", "tiny", "--steps", 20, "--target_loss", 0, "--out_dir", run.path)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "Trained to the limits, without a target: loss over all 512 tokens" in done.stdout
+    page = Page(run.report.read_text())
+    assert page.texts[page.texts.index("target") + 1:][:3].count("none") == 1
+    assert "target none, floor" in "".join(page.texts) and "target 0" not in "".join(page.texts)
+    assert "--target_loss=0.0" in "".join(page.texts)
+
+
 def test_best_pt_is_no_place_to_resume_from(finished):
     run, _ = finished
     done = start("--resume", run.best_checkpoint)

@@ -38,7 +38,7 @@ class LiveView:
         minutes_a_step = c.tokens_per_step / row["tokens_per_sec"] / 60
         to_target = minutes_to_target(summary)
         line = (f"step {row['step']:,} of at most {c.steps:,} | loss {row['loss']:.4f} | mean over the last epoch "
-                f"{row['mean_loss']:.4f} | target {c.target_loss:g}"
+                f"{row['mean_loss']:.4f}" + (f" | target {c.target_loss:g}" if c.target_loss else "")
                 + ("" if to_target is None else f" in some {to_target:,.0f} min")
                 + f" | {row['tokens_per_sec']:,.0f} tokens/s | at most {(c.steps - row['step']) * minutes_a_step:,.0f} "
                 "min left")

@@ -90,7 +90,8 @@ class Progress:
         verdict = {
             "running": "Training has not ended",
             "reached": f"Target reached: {whole} < {config.target_loss:g}",
-            "limit": f"Target {config.target_loss:g} not reached within the limits: {whole}",
+            "limit": (f"Target {config.target_loss:g} not reached within the limits: {whole}" if config.target_loss
+                      else f"Trained to the limits, without a target: {whole}"),
             "stopped": f"Stopped by the user at step {self.step}: {what_next}",
             "failed": f"Failed at step {self.step}: {what_next}",
         }[state]

@@ -155,7 +155,8 @@ class RunFolder:
 
     def read_metrics(self):
         """The metrics as a pandas DataFrame, one row per logged step; empty before the first."""
-        return in_todays_columns(read_rows(self.metrics_file, METRICS), self.config_file)
+        metrics = read_rows(self.metrics_file, METRICS)
+        return in_todays_columns(metrics, self.read_config()[0].lr) if "lr" in metrics else metrics
 
     # logs/usage.csv: memory and processor; logs/position_losses.csv: by the last pass over the text
 

@@ -42,12 +42,9 @@ def in_todays_words(parameters: dict[str, Any]) -> dict[str, Any]:
     return now
 
 
-def in_todays_columns(metrics, config_file: Path):
-    """The metrics of a run as their columns are called now; until 2026-11 `lr` stood in the place of `rate`."""
-    if "lr" in metrics:
-        peak = json.loads(config_file.read_text("utf-8"))["parameters"]["lr"]
-        metrics = metrics.assign(lr=metrics["lr"] / peak).rename(columns={"lr": "rate"})
-    return metrics
+def in_todays_columns(metrics, peak_lr: float):
+    """The metrics of a run, a DataFrame, with the columns they have now; until 2026-11 `lr` stood where `rate` does."""
+    return metrics.assign(lr=metrics["lr"] / peak_lr).rename(columns={"lr": "rate"})
 
 
 def sample_entry(step: int, prompt: str, output: str) -> str:

@@ -55,6 +55,9 @@ def parse(arguments: list[str]) -> tuple[RunConfig, str, Arguments]:
     early, _ = first.parse_known_args(arguments)
     if early.resume and early.reproduce:
         raise InputError("--resume goes on with a run and --reproduce does it again: choose one")
+    if early.preset and (early.resume or early.reproduce):
+        raise InputError(f"the parameters of the run itself hold for --{'resume' if early.resume else 'reproduce'}: "
+                         "leave --preset out, or start a new run with it")
     if early.resume:
         run = resumed_run(str(Path.cwd() / early.resume))
         preset, base = "resumed", dataclasses.replace(run.read_config()[0], out_dir=str(run.path))

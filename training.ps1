@@ -3,7 +3,8 @@
 #     .\training.ps1
 #
 # Started again with the same $outDir it goes on with that run. The exit code is that of run_training.py:
-# 0 target reached, 1 a notebook failed, 2 bad arguments, 3 stopped by a limit, 130 stopped by you, 138 the kernel died.
+# 0 target reached, 1 a notebook failed, 2 bad arguments, 3 stopped by a limit, 4 a run was not reproduced,
+# 130 stopped by you, 138 the kernel died.
 
 # ---- what to run -----------------------------------------------------------------------------------------------------
 $outDir = 'runs/overnight'

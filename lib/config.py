@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 ROOT = Path(__file__).resolve().parent.parent  # the project folder: relative paths of a configuration start here
+CUT_AT_0 = ("fixed", "sequential")  # orders whose windows are always the same, one behind the other from the start
 
 
 class InputError(ValueError):
@@ -78,9 +79,9 @@ class RunConfig:
     beta2: Fraction = 0.95  # decay of AdamW's mean of squared gradients
     clip_grad: PositiveOrZero = 1.0  # longest gradient norm let through; 0: no limit
     # when to stop
-    target_loss: PositiveOrZero = 0.099999  # stop as soon as the loss over all tokens learned is below this
+    target_loss: PositiveOrZero = 0.099999  # stop when the loss over all tokens learned is below this; 0: no target
     steps: Count = 10_000  # stop after this many updates of the weights
-    max_hours: PositiveOrZero = 0.0  # stop after this many hours, counted anew by --resume; 0: no limit
+    max_hours: PositiveOrZero = 0.0  # hours of training, last measurement included; --resume counts anew; 0: no limit
     # what to write, and when
     out_dir: str = ""  # folder of the run; empty: runs/<UTC time>-<preset>
     note: str = ""  # words about this run, kept and shown with it, to find it by
@@ -121,7 +122,7 @@ class RunConfig:
     @property
     def cut_at_0(self) -> bool:
         """Whether the text is always cut into windows at the same places."""
-        return self.order in ("fixed", "sequential")
+        return self.order in CUT_AT_0
 
     @property
     def model_shape(self) -> dict[str, int]:
@@ -137,9 +138,7 @@ class RunConfig:
 
 def _checked(name: str, value: Any, hint: Any) -> Any:
     """The value, with whole numbers made floats where those are asked for; InputError if it does not fit the hint."""
-    bounds = None
-    if get_origin(hint) is Annotated:
-        hint, bounds = get_args(hint)
+    hint, bounds = get_args(hint) if get_origin(hint) is Annotated else (hint, None)
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise InputError(f"{name} {value!r} is not known: choose one of {', '.join(get_args(hint))}")
@@ -174,22 +173,21 @@ PRESETS: dict[str, dict[str, Any]] = {
     # are learned in a third of the steps, and Muon needs a small part of AdamW's
     "excerpt": dict(max_tokens=4096, order="fixed", batch_size=4, seq_len=128, sampled_softmax=True, optimizer="muon",
                     embedding_lr=5e-3, lr_schedule="linear", steps=104, log_every=1, save_every=48, sample_every=20),
-    # whatever the text: all of it, at a constant rate; what the seed project's own command lines mean
+    # any text, whole, at a constant rate: what the command lines of the course project mean that this one grew from
     "plain": {},
     # 124M on the whole text, to the target: larger steps, with Muon on whole matrices, which small texts do not want
     "full": dict(order="fixed", batch_size=16, sampled_softmax=True, optimizer="muon", muon_rows=0,
                  muon_lr=0.014, embedding_lr=5e-3, warmup_steps=8, lr_schedule="linear", steps=760, log_every=5,
                  save_every=50, sample_every=50),
-    # the seed project's check that everything works
+    # the course project's check that everything works
     "sanity": dict(batch_size=4, seq_len=128, steps=200, save_every=100, sample_every=100),
-    # what the seed project's logged run really was
+    # what the course project's logged run really was
     "seed": dict(order="sequential", batch_size=48, seq_len=128, grad_accum=3, weight_decay=0.1, amp="fp16",
                  steps=200_000, log_every=50, save_every=2000, sample_every=2000),
     # what the notebooks show: a small model that learns the same pages in a minute or two
     "notebook": dict(max_tokens=4096, order="fixed", n_layer=4, n_head=4, n_embd=256, block_size=256, batch_size=4,
-                     seq_len=128, sampled_softmax=True, optimizer="muon", muon_lr=2e-3,
-                     embedding_lr=5e-3, lr=1e-3, lr_schedule="linear", steps=300, log_every=5, save_every=100,
-                     sample_every=50),
+                     seq_len=128, sampled_softmax=True, optimizer="muon", muon_lr=2e-3, embedding_lr=5e-3, lr=1e-3,
+                     lr_schedule="linear", steps=300, log_every=5, save_every=100, sample_every=50),
     # a toy for tests: seconds
     "tiny": dict(max_tokens=512, n_layer=2, n_head=2, n_embd=64, block_size=64, batch_size=4, seq_len=32,
                  sampled_softmax=True, lr=3e-3, steps=80, log_every=5, save_every=20, sample_every=30,
@@ -221,15 +219,18 @@ def command_line(config: RunConfig) -> str:
 def notebook_config(cell: dict[str, Any]) -> RunConfig:
     """The configuration that a notebook's parameters cell asks for; `cell` is the notebook's globals().
 
-    The cell shows the values of the preset `notebook`. Where its variable `preset` names another one, values left as
-    they stand follow that preset and edited ones win. Where it is `given`, as run_training.py sets it, every value is
-    taken as it stands.
+    The cell shows the values of the preset `notebook`. Where its variable `preset` names another one, edited values win
+    and those left as they stand follow that preset, which is printed. Where it is `given`, all are taken as they stand.
     """
     shown = dataclasses.asdict(preset_config("notebook"))
     given = {name: cell[name] for name in shown if name in cell}
     if cell["preset"] == "given":
         return RunConfig(**given)
-    return preset_config(cell["preset"], **{name: value for name, value in given.items() if value != shown[name]})
+    config = preset_config(cell["preset"], **{name: value for name, value in given.items() if value != shown[name]})
+    taken = ", ".join(f"{name} = {getattr(config, name)!r}" for name in given if getattr(config, name) != given[name])
+    if taken:
+        print(f"preset {cell['preset']}, in place of what the cell shows: {taken}")
+    return config
 
 
 def default_preset(input_file: str) -> str:

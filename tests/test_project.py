@@ -11,7 +11,7 @@ from tree_sitter import Language, Node, Parser
 from lib.config import ROOT
 from lib.publish.readme import update_readme
 from lib.runs.folder import RunFolder
-from run_training import parse
+from run_training import EXIT_CODES, parse
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -80,6 +80,8 @@ def test_the_powershell_script_can_be_read_and_asks_for_parameters_there_are():
     script = (ROOT / "training.ps1").read_bytes()
     assert script.isascii()  # Windows PowerShell 5 takes anything else for another encoding
     assert not powershell(script).has_error and powershell(script.replace(b"@(", b"@@(", 1)).has_error
+    told = re.search(r"The exit code is.*?\.\n\n", script.decode(), re.DOTALL)[0]
+    assert {int(code) for code in re.findall(r"\b\d+\b", told)} == {2, *EXIT_CODES.values()}
     words = assigned(powershell(script))
     config, preset, _ = parse(["--out_dir", *words["$outDir"], *words["$recipe"], *words["$limits"]])
     assert preset == "full" and config.max_hours == 9 and config.out_dir == "runs/overnight"

@@ -96,8 +96,8 @@ def test_metrics_are_a_plain_csv_and_samples_a_plain_text(finished):
     run, _ = finished
     with open(run.metrics_file, newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["step", "tokens", "loss", "mean_loss", "lr", "grad_norm", "tokens_per_sec", "elapsed_sec",
-                             "corpus_loss"]
+    assert list(rows[0]) == ["step", "tokens", "loss", "mean_loss", "rate", "grad_norm", "tokens_per_sec",
+                             "elapsed_sec", "corpus_loss"]
     assert float(rows[-1]["corpus_loss"]) == run.read_summary()["corpus_loss"]
     assert re.match(r'STEP: 30\nPROMPT: "BIANCA:\\n"\nOUTPUT:\nBIANCA:\n', run.samples_file.read_text())
 
@@ -166,7 +166,7 @@ def test_the_readme_is_filled_from_the_run_if_that_is_asked_for(finished, tmp_pa
 def test_runs_are_compared_in_a_notebook(finished, tmp_path):
     outcome = run_notebook("compare_runs", tmp_path / "out.ipynb", {"runs": str(finished[0].path)})
     text = (tmp_path / "out.ipynb").read_text()
-    assert outcome == "completed" and "the seed's run" in text and text.count("image/png\":") >= 2
+    assert outcome == "completed" and "the course project's run" in text and text.count("image/png\":") >= 2
 
 
 def test_a_run_is_done_again_and_compared(finished, tmp_path, monkeypatch, capsys):
@@ -189,7 +189,8 @@ def test_a_run_is_done_again_and_compared(finished, tmp_path, monkeypatch, capsy
         assert dataclasses.replace(asked[-1], out_dir="") == dataclasses.replace(original.read_config()[0], out_dir="")
     other = tmp_path / "other.txt"
     other.write_text("Another text. " * 400)
-    for arguments, message in ((["--input_file", str(other)], "is not the text"), (["--resume", "x"], "choose one")):
+    for arguments, message in ((["--input_file", str(other)], "is not the text"), (["--resume", "x"], "choose one"),
+                               (["--preset", "full"], "leave --preset out")):
         assert run_training.main(["--reproduce", str(original.path), *arguments]) == 2
         assert message in capsys.readouterr().err
 
@@ -251,7 +252,7 @@ def test_help_explains_every_parameter_in_less_than_a_second():
         assert re.search(rf"--{name}\b", done.stdout), name
 
 
-SEED_FLAGS = (
+COURSE_FLAGS = (
     "input_file out_dir seed block_size n_layer n_head n_embd batch_size seq_len grad_accum steps lr weight_decay "
     "beta1 beta2 clip_grad randomize_batches target_loss log_every save_every sample_every resume prompt num_prompts "
     "max_new_tokens top_k temperature compile amp"
@@ -259,7 +260,7 @@ SEED_FLAGS = (
 
 
 
-def test_the_seeds_command_lines_mean_what_they_said(tmp_path, monkeypatch):
+def test_the_course_projects_command_lines_mean_what_they_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line = ("--input_file data/input.txt --out_dir out --steps 200000 --batch_size 8 --seq_len 256 --grad_accum 4 "
             "--lr 3e-4 --log_every 50 --save_every 2000 --sample_every 2000 --randomize_batches --amp fp16 --compile")
@@ -269,7 +270,7 @@ def test_the_seeds_command_lines_mean_what_they_said(tmp_path, monkeypatch):
     assert config.order == "random" and config.compile and config.amp == "fp16"
     assert (ROOT / config.input_file).resolve() == (tmp_path / "data" / "input.txt").resolve()
     assert (ROOT / config.out_dir).resolve() == (tmp_path / "out").resolve()
-    assert set(run_training.Arguments.__dataclass_fields__) >= set(SEED_FLAGS.split())
+    assert set(run_training.Arguments.__dataclass_fields__) >= set(COURSE_FLAGS.split())
 
 
 def test_a_flag_wins_over_its_preset():
@@ -300,6 +301,25 @@ def test_watch_tells_what_became_of_a_run(finished, tmp_path):
     step = run.read_summary()["step"]
     assert "killed, heartbeat 20" in text and f"Killed after step {step}, last heard of at" in text
     assert any("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_a_preset_is_not_given_beside_a_run_to_go_on_with(finished):
+    run, _ = finished
+    before = run.config_file.read_bytes()
+    done = start("--resume", run.path, "--preset", "full")
+    assert done.returncode == 2 and "hold for --resume: leave --preset out" in done.stderr
+    assert run.config_file.read_bytes() == before
+
+
+def test_a_run_without_a_target_ends_at_its_steps_and_shows_none(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    done = start("--preset", "tiny", "--steps", 20, "--target_loss", 0, "--out_dir", run.path)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "Trained to the limits, without a target: loss over all 512 tokens" in done.stdout
+    page = Page(run.report.read_text())
+    assert page.texts[page.texts.index("target") + 1:][:3].count("none") == 1
+    assert "target none, floor" in "".join(page.texts) and "target 0" not in "".join(page.texts)
+    assert "--target_loss=0.0" in "".join(page.texts)
 
 
 def test_best_pt_is_no_place_to_resume_from(finished):

@@ -5,6 +5,7 @@ import pickle
 import shutil
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -94,13 +95,27 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not a checkpoint that can be read: {str(error).splitlines()[0]}") from None
 
 
+def load_first(paths: list[Path], say: Callable[[str], None]) -> tuple[dict[str, Any], Path]:
+    """The first of several checkpoints that can be read, and its path; `say` is told why others were passed over.
+    Raises InputError where none can."""
+    for path in paths:
+        try:
+            return load_checkpoint(path), path
+        except InputError as error:
+            say(str(error))
+    raise InputError(f"{paths[0].parent.parent} has no checkpoint that can be read: start a new run")
+
+
 def best_weights(run: RunFolder) -> dict[str, Any]:
     """The best weights of a run, `model`, with the `step` they are of and its `mean_loss`, None where these are not
-    known; the last weights where there is no best.pt yet. Raises InputError where the run has saved nothing."""
+    known. The last weights where there is no best.pt yet, or where it is damaged, which is printed. Raises InputError
+    where the run has saved nothing that can be read."""
     saved = [path for path in (run.best_checkpoint, *run.checkpoints()) if path.exists()]
     if not saved:
         raise InputError(f"{run.path} has not saved a model yet")
-    state = load_checkpoint(saved[0])
+    state, path = load_first(saved, lambda reason: None)
+    if path != saved[0]:
+        print(f"{saved[0].name} of {run.path.name} cannot be read: these are the weights of {path.name}")
     return {"step": None, "mean_loss": None} | state.get("progress", {}) | state
 
 

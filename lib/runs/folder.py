@@ -14,6 +14,7 @@ from lib.config import ROOT, InputError, RunConfig, relative_to_root
 from lib.files import write_json, write_whole
 from lib.runs.formats import (
     append_row,
+    in_todays_columns,
     in_todays_words,
     parse_samples,
     read_rows,
@@ -22,7 +23,7 @@ from lib.runs.formats import (
     version_of,
 )
 
-METRICS = ("step", "tokens", "loss", "mean_loss", "lr", "grad_norm", "tokens_per_sec", "elapsed_sec", "corpus_loss")
+METRICS = ("step", "tokens", "loss", "mean_loss", "rate", "grad_norm", "tokens_per_sec", "elapsed_sec", "corpus_loss")
 USAGE = ("step", "elapsed_sec", "memory_gb", "processor_percent", "gpu_memory_gb")
 PATIENCE_SEC = 5  # to wait for a process that is about to end
 
@@ -154,7 +155,8 @@ class RunFolder:
 
     def read_metrics(self):
         """The metrics as a pandas DataFrame, one row per logged step; empty before the first."""
-        return read_rows(self.metrics_file, METRICS)
+        metrics = read_rows(self.metrics_file, METRICS)
+        return in_todays_columns(metrics, self.read_config()[0].lr) if "lr" in metrics else metrics
 
     # logs/usage.csv: memory and processor; logs/position_losses.csv: by the last pass over the text
 

@@ -42,6 +42,11 @@ def in_todays_words(parameters: dict[str, Any]) -> dict[str, Any]:
     return now
 
 
+def in_todays_columns(metrics, peak_lr: float):
+    """The metrics of a run, a DataFrame, with the columns they have now; until 2026-11 `lr` stood where `rate` does."""
+    return metrics.assign(lr=metrics["lr"] / peak_lr).rename(columns={"lr": "rate"})
+
+
 def sample_entry(step: int, prompt: str, output: str) -> str:
     """One sample as it stands in samples.txt. A model may say anything: a line like the separator is cut."""
     output = re.sub(rf"^{SEPARATOR}+$", SEPARATOR[1:], output, flags=re.MULTILINE)

@@ -7,14 +7,15 @@ from lib.config import NOT_BEHAVIOUR, RunConfig, relative_to_root
 from lib.runs.folder import RunFolder
 from lib.show.wording import shown
 
-# What the project this one grew from published of its run: GPT-2 124M, tiny Shakespeare, stopped on one minibatch
-SEED_RUN = {"run": "the seed's run", "state": "one minibatch < 0.1", "loss": 0.0899, "tokens": 39_400_000,
-            "elapsed_sec": 41 * 60.0, "epochs": 117.0, "text_tokens": 338_025, "device": "RTX 4060 Ti"}
+# What the course project (ERA V4) that this one grew from published of its run: GPT-2 124M, tiny Shakespeare, stopped
+# on one minibatch
+COURSE_RUN = {"run": "the course project's run", "state": "one minibatch < 0.1", "loss": 0.0899, "tokens": 39_400_000,
+              "elapsed_sec": 41 * 60.0, "epochs": 117.0, "text_tokens": 338_025, "device": "RTX 4060 Ti"}
 LEADERBOARD = ("corpus_loss", "shifted_loss", "loss", "tokens", "epochs", "elapsed_sec")
 
 
 def leaderboard(runs: list[RunFolder]) -> pd.DataFrame:
-    """A row of words for each run and one for the seed's, those with the lowest loss over all tokens first."""
+    """A row of words for each run and for the course project's, those with the lowest loss over all tokens first."""
     rows = []
     for run in runs:
         _, facts = run.read_config()
@@ -22,7 +23,7 @@ def leaderboard(runs: list[RunFolder]) -> pd.DataFrame:
         rows.append({"run": relative_to_root(run.path), "state": summary["state"],
                      **{name: summary[name] for name in LEADERBOARD},
                      "text_tokens": facts["corpus"]["tokens"], "device": facts["machine"]["device"]})
-    table = pd.DataFrame([*rows, SEED_RUN], columns=list(rows[0])).sort_values("corpus_loss", kind="stable")
+    table = pd.DataFrame([*rows, COURSE_RUN], columns=list(rows[0])).sort_values("corpus_loss", kind="stable")
     return pd.DataFrame([shown(row) for row in table.to_dict("records")]).set_index("run")
 
 

@@ -38,7 +38,7 @@ class LiveView:
         minutes_a_step = c.tokens_per_step / row["tokens_per_sec"] / 60
         to_target = minutes_to_target(summary)
         line = (f"step {row['step']:,} of at most {c.steps:,} | loss {row['loss']:.4f} | mean over the last epoch "
-                f"{row['mean_loss']:.4f} | target {c.target_loss:g}"
+                f"{row['mean_loss']:.4f}" + (f" | target {c.target_loss:g}" if c.target_loss else "")
                 + ("" if to_target is None else f" in some {to_target:,.0f} min")
                 + f" | {row['tokens_per_sec']:,.0f} tokens/s | at most {(c.steps - row['step']) * minutes_a_step:,.0f} "
                 "min left")
@@ -49,8 +49,10 @@ class LiveView:
         metrics = self.run.read_metrics()
         self.tell(metrics.iloc[-1:].to_dict("records")[0])
         alt = f"Training loss up to step {metrics['step'].iloc[-1]:,}: {metrics['loss'].iloc[-1]:.4f}"
-        figure = plots.loss_curve(metrics, self.config.target_loss, self.floor)
-        plots.show(figure, alt, self.curve)
+        try:
+            plots.show(plots.loss_curve(metrics, self.config.target_loss, self.floor), alt, self.curve)
+        except Exception as error:  # a picture ends nothing, not the notebook that trained either
+            self.curve.update({"text/plain": f"the curve cannot be drawn: {type(error).__name__}: {error}"}, raw=True)
 
 
 def follow(run: RunFolder) -> None:

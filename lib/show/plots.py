@@ -48,7 +48,7 @@ def loss_curve(metrics: pd.DataFrame, target: float, floor: float, by: str = "st
 
     `metrics` has the columns of a run's train_metrics.csv; `by` names the one to draw against: step, tokens or
     elapsed_sec. `restarts` are steps after which the run was interrupted and gone on with. Tokens are counted in
-    pseudo-epochs of `text_tokens`, too, where that is given.
+    pseudo-epochs of `text_tokens`, too, where that is given. A target of 0 is none, and has no line.
     """
     figure, axes = _new()
     thin = metrics.iloc[::-(-len(metrics) // POINTS) or 1]
@@ -57,7 +57,8 @@ def loss_curve(metrics: pd.DataFrame, target: float, floor: float, by: str = "st
     passes = metrics[metrics["corpus_loss"].notna()]
     if len(passes):
         axes.plot(passes[by], passes["corpus_loss"], "o", color=ORANGE, markersize=6, label="loss over all tokens")
-    axes.axhline(target, color=ORANGE, linestyle="--", linewidth=1.2, label=f"target {target:g}")
+    if target:
+        axes.axhline(target, color=ORANGE, linestyle="--", linewidth=1.2, label=f"target {target:g}")
     axes.axhline(floor, color=GREY, linestyle=":", linewidth=1.2, label=f"floor {floor:.3g}")
     for count, place in enumerate(np.interp(restarts, metrics["step"], metrics[by])):
         axes.axvline(place, color=GREEN, linestyle="-.", linewidth=1, label="restart" if count == 0 else None)
@@ -75,7 +76,7 @@ def loss_curve(metrics: pd.DataFrame, target: float, floor: float, by: str = "st
 def loss_curves(metrics: dict[str, pd.DataFrame], target: float, by: str = "tokens") -> Figure:
     """The mean loss over the last epoch of several runs, by name, and their passes over all tokens, on a log scale.
 
-    `by` names what to draw against: tokens or elapsed_sec.
+    `by` names what to draw against: tokens or elapsed_sec. A target of 0 is none, and has no line.
     """
     figure, axes = _new()
     styles = itertools.product(("-", "--", ":", "-."), (BLUE, ORANGE, GREEN, SKY, GREY))
@@ -84,7 +85,8 @@ def loss_curves(metrics: dict[str, pd.DataFrame], target: float, by: str = "toke
         axes.plot(thin[by], thin["mean_loss"], color=color, linestyle=line, linewidth=1.5, label=name)
         passes = table[table["corpus_loss"].notna()]
         axes.plot(passes[by], passes["corpus_loss"], "o", color=color, markersize=5)
-    axes.axhline(target, color=GREY, linestyle=(0, (1, 1)), linewidth=1.2, label=f"target {target:g}")
+    if target:
+        axes.axhline(target, color=GREY, linestyle=(0, (1, 1)), linewidth=1.2, label=f"target {target:g}")
     axes.set(xlabel=X_LABELS[by], ylabel="mean loss of an epoch (nats per token)", xscale="log", yscale="log")
     axes.yaxis.set_major_formatter("{x:,.10g}")
     if len(metrics) <= 10:  # more names would hide the curves
@@ -94,10 +96,11 @@ def loss_curves(metrics: dict[str, pd.DataFrame], target: float, by: str = "toke
 
 @rc_context(STYLE)
 def training_health(metrics: pd.DataFrame) -> Figure:
-    """Learning rate, gradient norm before clipping, and throughput, one above the other, by step."""
+    """Learning rate as the share of its peak, gradient norm before clipping, and throughput, one above the other."""
     figure, axes = _new(3, 1, (WIDTH, 5.6), sharex=True)
     thin = metrics.iloc[::-(-len(metrics) // POINTS) or 1]
-    labels = {"lr": "learning rate", "grad_norm": "gradient norm", "tokens_per_sec": "tokens per second"}
+    labels = {"rate": "learning rate\n(share of its peak)", "grad_norm": "gradient norm",
+              "tokens_per_sec": "tokens per second"}
     for axis, (column, label), color in zip(axes, labels.items(), (BLUE, GREEN, GREY), strict=True):
         axis.plot(thin["step"], thin[column], color=color, linewidth=1.2)
         axis.set_ylabel(label)

@@ -67,5 +67,6 @@ def progress_bar(run: RunFolder, config: RunConfig) -> Iterator[Screen]:
 def standing(summary: dict) -> str:
     """A running run's loss, target and the time left to it, from its summary, in a few words."""
     minutes = minutes_to_target(summary)
-    return (f"mean loss {summary['mean_loss']:.4f}, target {summary['target_loss']:g}"
+    return (f"mean loss {summary['mean_loss']:.4f}"
+            + (f", target {summary['target_loss']:g}" if summary["target_loss"] else "")
             + ("" if minutes is None else f" in some {minutes:,.0f} min"))

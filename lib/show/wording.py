@@ -37,6 +37,8 @@ def written(name: str, value: float | str | None) -> str:
     """A figure as it is written; one that is missing was not measured. Words stay as they are."""
     if isinstance(value, str):
         return value
+    if name == "target_loss" and value == 0:
+        return "none"
     if value is None or math.isnan(value):
         return "unmeasured"
     return FIGURES[name].form.format(value / FIGURES[name].unit)

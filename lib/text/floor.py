@@ -1,7 +1,7 @@
 """How low the loss on a text can go at all."""
 import numpy as np
 
-from lib.config import InputError, RunConfig
+from lib.config import CUT_AT_0, InputError, RunConfig
 from lib.text.corpus import window_starts
 from lib.text.ngrams import ngram_identities
 
@@ -11,8 +11,10 @@ def loss_floor(tokens: np.ndarray, seq_len: int, order: str) -> float:
 
     A model that knows the text by heart still has to guess where it is: what the T targets of a window cost at least
     is the entropy of the window given its first token. By the chain rule that is H(windows of T + 1 tokens) -
-    H(their first tokens), over all windows where offsets are random, over those cut at 0 where they are not. Two
-    windows taken for one by their hashes would change it by less than 2 / N.
+    H(their first tokens). Two windows taken for one by their hashes would change it by less than 2 / N.
+
+    The windows are those that the order trains on, and that decide: cut at 0 for `fixed` and `sequential`, at any
+    offset for `epoch` and `random`, which have to know the text wherever it is cut.
     """
     starts = _starts(tokens, seq_len, order)
     windows = ngram_identities(tokens, seq_len + 1)[starts]
@@ -28,21 +30,23 @@ def position_floors(tokens: np.ndarray, seq_len: int, order: str, positions: int
 
 
 def reachable_floor(tokens: np.ndarray, config: RunConfig) -> float:
-    """The loss floor of a run; InputError, with the shortest seq_len that would do, if its target lies below that."""
+    """The loss floor of a run; InputError, with the shortest seq_len that would do, if it has a target and that
+    lies below."""
     floor = loss_floor(tokens, config.seq_len, config.order)
-    if config.target_loss <= floor:
+    if 0 < config.target_loss <= floor:
         lengths = [2 ** power for power in range(1, min(config.block_size, len(tokens) - 1).bit_length())]
         enough = next((n for n in lengths if loss_floor(tokens, n, config.order) < config.target_loss), None)
         advice = f"use --seq_len {enough}" if enough else "raise --target_loss"
-        raise InputError(f"no model can reach a loss of {config.target_loss:g} on this text in windows of seq_len "
-                         f"{config.seq_len}: the floor is {floor:.6f} (each window starts without context); {advice}")
+        cut = "from its start" if config.cut_at_0 else "anywhere"
+        raise InputError(f"no model can reach a loss of {config.target_loss:g} on this text, cut {cut} into windows of "
+                         f"seq_len {config.seq_len}: their floor is {floor:.6f} (each starts without context); "
+                         f"{advice}")
     return floor
 
 
 def _starts(tokens: np.ndarray, seq_len: int, order: str) -> np.ndarray | slice:
     """Where the windows start that an order trains on, or all that it may."""
-    cut_at_0 = order in ("fixed", "sequential")
-    return window_starts(len(tokens), seq_len) if cut_at_0 else slice(len(tokens) - seq_len)
+    return window_starts(len(tokens), seq_len) if order in CUT_AT_0 else slice(len(tokens) - seq_len)
 
 
 def _entropy(identity: np.ndarray) -> float:

@@ -12,7 +12,7 @@ class StepResult:
 
     loss: float
     grad_norm: float  # before clipping
-    lr: float
+    rate: float  # learning rates, as the share of their peaks
 
 
 @dataclass
@@ -79,7 +79,8 @@ class Progress:
         verdict = {
             "running": "Training has not ended",
             "reached": f"Target reached: {self._told(config, text_tokens)}",
-            "limit": f"Target {config.target_loss:g} not reached within the limits: {self._told(config, text_tokens)}",
+            "limit": (f"Target {config.target_loss:g} not reached within the limits: " if config.target_loss
+                      else "Trained to the limits, without a target: ") + self._told(config, text_tokens),
             "stopped": f"Stopped by the user at step {self.step}: {what_next}",
             "failed": f"Failed at step {self.step}: {what_next}",
         }[state]

@@ -13,7 +13,8 @@ EVERY_SEC = 10
 
 class UsageSampler:
     """While it is entered, writes this process's memory and processor time to the run's files: after a second, every
-    EVERY_SEC from then on, and at the end. `progress` gives the step and the seconds of training at a moment."""
+    EVERY_SEC from then on, and at the end. `progress` gives the step and the seconds of training at a moment. Where
+    that fails, the log says so, and training goes on."""
 
     def __init__(self, run: RunFolder, device: torch.device, progress: Callable[[], tuple[int, float]]):
         self.run, self.device, self.progress = run, device, progress
@@ -21,7 +22,6 @@ class UsageSampler:
         self._thread = threading.Thread(target=self._sample_until_done, daemon=True)
 
     def __enter__(self) -> "UsageSampler":
-        self._process.cpu_percent()  # counts from here
         self._thread.start()
         return self
 
@@ -30,7 +30,15 @@ class UsageSampler:
         self._thread.join()
 
     def _sample_until_done(self) -> None:
+        try:
+            self._sample()
+        except Exception as error:  # what only shows ends nothing, and a full disk a run where its results are written
+            with contextlib.suppress(OSError):
+                self.run.log(f"memory and processor are recorded no more: {type(error).__name__}: {error}")
+
+    def _sample(self) -> None:
         done, wait = False, 1
+        self._process.cpu_percent()  # counts from here
         while not done:
             done, wait = self._done.wait(wait), EVERY_SEC
             step, elapsed = self.progress()
@@ -38,5 +46,4 @@ class UsageSampler:
                        processor_percent=self._process.cpu_percent(),
                        gpu_memory_gb=torch.cuda.memory_reserved(self.device) / 1e9
                        if self.device.type == "cuda" else None)
-            with contextlib.suppress(OSError):  # a full disk ends a run where its results are written
-                self.run.append_usage(row)
+            self.run.append_usage(row)

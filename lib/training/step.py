@@ -7,6 +7,7 @@ import torch
 from lib.config import RunConfig
 from lib.model.gpt import GPT
 from lib.text.corpus import Batches, Corpus
+from lib.training.alerts import leading_rate
 from lib.training.machine import Machine
 from lib.training.optimizer import make_optimizers, rate_factor
 from lib.training.progress import StepResult
@@ -29,7 +30,7 @@ class TrainingStep:
         self.optimizers = make_optimizers(model, config)
         self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.amp is torch.float16)
         self.forward = torch.compile(model) if config.compile else model
-        self._unread: list[tuple[int, torch.Tensor, float]] = []  # step, its loss and gradient norm, learning rate
+        self._unread: list[tuple[int, torch.Tensor, float]] = []  # step, its loss and gradient norm, rate
 
     @property
     def epoch_steps(self) -> int:
@@ -44,6 +45,7 @@ class TrainingStep:
             for group in optimizer.param_groups:
                 group["lr"] = factor * group["peak_lr"]
         self.model.train()
+        self.model.zero_grad(set_to_none=True)  # a step that was interrupted may have left some
         loss = torch.zeros((), device=self.machine.device)
         for k in range(step * c.grad_accum, (step + 1) * c.grad_accum):
             x, y = (self.machine.to_device(torch.from_numpy(part)) for part in self.batches.batch(k))
@@ -61,8 +63,8 @@ class TrainingStep:
             for optimizer in self.optimizers:
                 self.scaler.step(optimizer)
         self.scaler.update()
-        self.model.zero_grad(set_to_none=True)
-        self._unread.append((step, torch.stack([loss, grad_norm]), factor * c.lr))
+        self.model.zero_grad(set_to_none=True)  # their memory is for what comes between two steps
+        self._unread.append((step, torch.stack([loss, grad_norm]), factor))
 
     def is_read_after(self, steps: int) -> bool:
         """Whether to wait for what so many steps gave: always where that costs nothing, otherwise where a row, a sample
@@ -82,7 +84,8 @@ class TrainingStep:
         for step, (loss, grad_norm) in zip(steps, results, strict=True):
             if not math.isfinite(loss) or not (self.scaler.is_enabled() or math.isfinite(grad_norm)):
                 raise FloatingPointError(f"step {step + 1}: loss {loss}, gradient norm {grad_norm}. What usually "
-                                         "helps: a run with a lower --lr, more --warmup_steps or --amp off")
+                                         f"helps: a run with a lower --{leading_rate(self.config)}, more "
+                                         "--warmup_steps or --amp off")
         return [StepResult(*numbers, rate) for numbers, rate in zip(results, rates, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:

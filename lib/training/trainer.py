@@ -9,7 +9,7 @@ from lib.config import ROOT, InputError, RunConfig
 from lib.files import sweep
 from lib.model.gpt import GPT
 from lib.model.sampling import sample_texts
-from lib.runs.checkpoint import CheckpointWriter, load_checkpoint, require_space_for_run
+from lib.runs.checkpoint import CheckpointWriter, load_first, require_space_for_run
 from lib.runs.folder import RunFolder
 from lib.runs.trained import open_model
 from lib.text.corpus import Corpus
@@ -19,7 +19,7 @@ from lib.training.progress import Progress, StepResult
 from lib.training.resources import UsageSampler
 from lib.training.step import TrainingStep
 from lib.training.stopping import Stopped, StopRequest
-from lib.training.verdict import deciding_loss, is_look_due, is_reached, measure_if_due, note_look
+from lib.training.verdict import deciding_loss, ending_sec, is_look_due, is_reached, measure_if_due, note_look
 
 
 class Trainer:
@@ -27,7 +27,7 @@ class Trainer:
 
     `train()` goes on until the target is reached, a limit is met or someone asks it to stop, and may be called again
     after a stop. A trainer whose run folder holds a checkpoint starts from there, another one from the model it is
-    given, with the weights that config.init_from names.
+    given, with the weights that config.init_from names. `on_log` gets each logged row; an exception of it is logged.
     """
 
     def __init__(self, model: GPT, corpus: Corpus, config: RunConfig, run: RunFolder, machine: Machine,
@@ -38,6 +38,7 @@ class Trainer:
         self.writer = CheckpointWriter()
         self.progress = Progress(self.update.epoch_steps)
         self._printed = -math.inf  # when the last line went to the screen
+        self._view_failed = False
         if run.checkpoints():
             self._load()
         elif config.init_from:
@@ -118,7 +119,9 @@ class Trainer:
         A stopped run goes on later as if nothing had happened, so nothing but last.pt is written for the stop.
         """
         p, c = self.progress, self.config
-        ended = p.step >= c.steps or 0 < c.max_hours <= (time.perf_counter() - self._called) / 3600
+        spent = time.perf_counter() - self._called
+        ended = (p.step >= c.steps
+                 or 0 < 3600 * c.max_hours <= spent + ending_sec(p, c, len(self.corpus.tokens)))
         measured = measure_if_due(self.model, self.corpus.tokens, c, self.machine, p, ended, stop.check)
         passes = measured.passes
         deciding = deciding_loss(passes, c, len(self.corpus.tokens)) if passes else None
@@ -177,7 +180,7 @@ class Trainer:
         p = self.progress
         row = p.row(result)
         self.run.append_metrics(row)
-        line = (f"step {p.step:5d} | loss {result.loss:.6f} | mean {p.mean_loss:.6f} | lr {result.lr:.2e} | "
+        line = (f"step {p.step:5d} | loss {result.loss:.6f} | mean {p.mean_loss:.6f} | rate {result.rate:.3f} | "
                 f"{row['tokens_per_sec']:,.0f} tok/s"
                 + ("" if p.corpus_loss is None else f" | all tokens {p.corpus_loss:.6f}"))
         if always or p.elapsed_sec - self._printed >= min(30, max(1, p.elapsed_sec / 100)):
@@ -186,7 +189,12 @@ class Trainer:
             self._report("running")
         else:
             self.run.log(line)
-        self.on_log(row)
+        try:
+            self.on_log(row)
+        except Exception as error:  # what only shows ends nothing
+            if not self._view_failed:
+                self.say(f"the view of the run failed, and training goes on: {type(error).__name__}: {error}")
+            self._view_failed = True
 
     def _save(self, best: bool) -> None:
         """Begin to write last.pt, which has everything that is needed to go on as if nothing had happened, and where
@@ -204,14 +212,7 @@ class Trainer:
 
     def _load(self) -> None:
         """Go on from last.pt, or from its predecessor where that is damaged. Raises InputError where both are."""
-        for path in self.run.checkpoints():
-            try:
-                state = load_checkpoint(path)
-                break
-            except InputError as error:
-                self.say(str(error))
-        else:
-            raise InputError(f"{self.run.path} has no checkpoint that can be read: start a new run")
+        state, path = load_first(self.run.checkpoints(), self.say)
         try:
             self.progress = p = Progress.from_state_dict(state["progress"])
         except (KeyError, TypeError):

@@ -76,6 +76,16 @@ def measure(model: GPT, tokens: np.ndarray, config: RunConfig, machine: Machine,
     return passes
 
 
+def ending_sec(progress: Progress, config: RunConfig, text_tokens: int) -> float:
+    """Seconds that one more step and the measurements at a run's end may take.
+
+    A forward is a third of a step's arithmetic, and in fp32 may take twice as long as in the training's precision: so a
+    pass is reckoned as two thirds of an epoch of steps. A run of less than an epoch has none.
+    """
+    passes = len({*deciding_cuts(config, text_tokens), config.seq_len // 2}) if progress.tokens >= text_tokens else 0
+    return (1 + 2 / 3 * passes * progress.epoch_steps) * progress.step_sec / progress.step
+
+
 def deciding_loss(passes: dict[int, CorpusLoss], config: RunConfig, text_tokens: int) -> float:
     """The largest of the losses that decide."""
     return max(passes[cut].mean for cut in deciding_cuts(config, text_tokens) if cut in passes)

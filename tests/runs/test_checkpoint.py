@@ -11,7 +11,8 @@ import torch
 from lib.config import InputError
 from lib.files import Sealing, is_intact
 from lib.runs import checkpoint
-from lib.runs.checkpoint import CheckpointWriter, load_checkpoint, save_checkpoint
+from lib.runs.checkpoint import CheckpointWriter, best_weights, load_checkpoint, save_checkpoint
+from lib.runs.folder import RunFolder
 
 CONTENT = {"weights": torch.arange(5000, dtype=torch.float32), "moments": [{"step": 3, "mean": torch.ones(70, 7)}]}
 
@@ -127,3 +128,19 @@ def test_a_write_that_fails_behind_training_is_told_at_the_next_look(tmp_path, m
         writer.settle()
     writer.settle()  # told once
     assert not list(tmp_path.iterdir())
+
+
+def test_damaged_best_weights_are_passed_over_for_the_last_ones(tmp_path, capsys):
+    run = RunFolder(tmp_path / "run")
+    paths = run.best_checkpoint, run.last_checkpoint, run.previous_checkpoint
+    for step, path in zip((5, 8, 7), paths, strict=True):
+        place = {"step": step, "mean_loss": 1.5} if path == run.best_checkpoint else {"progress": {"step": step}}
+        save_checkpoint({"model": {"w": torch.full((3,), float(step))}, **place}, path)
+    for step, words in ((5, ""), (8, "best.pt of run cannot be read: these are the weights of last.pt\n"),
+                        (7, "best.pt of run cannot be read: these are the weights of previous.pt\n")):
+        state = best_weights(run)
+        assert state["step"] == step and state["model"]["w"].tolist() == [step] * 3
+        assert capsys.readouterr().out == words
+        paths[(5, 8, 7).index(step)].write_bytes(b"damaged")
+    with pytest.raises(InputError, match="no checkpoint that can be read"):
+        best_weights(run)

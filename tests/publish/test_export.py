@@ -1,5 +1,6 @@
 """What is exported is the same model, for transformers and for this project, and its card says what the files say."""
 import dataclasses
+import hashlib
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -40,6 +41,8 @@ def test_transformers_reads_the_same_model_and_tokenizer(run, tmp_path):
     idx = torch.randint(50257, (2, 64))
     with torch.no_grad():
         assert torch.allclose(ours.model(idx), theirs(idx).logits, atol=2e-5, rtol=0)
+    sha256 = hashlib.sha256((folder / "vocab.json").read_bytes()).hexdigest()
+    assert sha256 == "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"  # of the file OpenAI published
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     for text in ("BIANCA:\nWhat, in my sight?", "  two  spaces\n\n\tand ümläute 🎭", "'tis <|endoftext|>"[:5]):
         ids = tokenizer(text).input_ids

@@ -118,6 +118,16 @@ def test_parameters_arrive_and_those_a_notebook_does_not_have_stay_away(written)
     assert outcome == "completed" and cells[0].outputs[0].text == "7 False\n"
 
 
+def test_an_encoding_that_does_not_exist_is_an_error_in_the_program_and_in_a_kernel(written):
+    """a dependency can change that for every Python of its environment"""
+    lookup = "import codecs; codecs.lookup('no-such-encoding')"
+    program = subprocess.run([sys.executable, "-c", f"import run_training; {lookup}"], capture_output=True, text=True,
+                             cwd=ROOT)
+    assert program.stderr.endswith("LookupError: unknown encoding: no-such-encoding\n")
+    outcome, cells = written(lookup)
+    assert outcome == "failed" and cells[0].outputs[-1].ename == "LookupError"
+
+
 def test_a_failing_cell_is_marked_and_later_ones_stay_pending(written):
     outcome, cells = written("print(1)", "1 / 0", "print(2)")
     assert outcome == "failed"

@@ -135,6 +135,7 @@ def main(arguments: list[str]) -> int:
         if original and not original.sampled_losses():
             raise InputError(f"{original.path.name} has logged no step to compare with: reproduce another run")
         run = open_run(config, preset, corpus.sha256)
+        run.claim()
     except InputError as error:
         print(f"run_training.py: {error}", file=sys.stderr)
         return 2

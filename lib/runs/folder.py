@@ -1,4 +1,5 @@
 """Where the files of a run are, and their formats. Nothing else in the project knows a file name or a column."""
+import errno
 import json
 import os
 import time
@@ -46,6 +47,9 @@ class RunFolder:
         self.report = self.path / "report.html"
         self.loss_curve = self.path / "logs" / "loss_curve.png"
         self.stop_file = self.path / "STOP"  # while it is there, training stops after the step it is at
+        self.lock_file = self.path / ".lock"
+        self.claim_file = self.path / ".run_training.lock"
+        self._lock, self._claim = FileLock(self.lock_file), FileLock(self.claim_file)
 
     def notebook(self, name: str) -> Path:
         """Where the executed copy of notebooks/<name>.ipynb is."""
@@ -61,25 +65,52 @@ class RunFolder:
         """The checkpoints to go on from that are there, the newest first."""
         return [path for path in (self.last_checkpoint, self.previous_checkpoint) if path.exists()]
 
+    def hold(self) -> None:
+        """Take the lock of the process that trains here, before it writes its first file; `lock` lets go of it.
+
+        Raises InputError where another process holds it, after giving it a few seconds to end, and where this folder
+        cannot be written to.
+        """
+        self._take(self._lock, PATIENCE_SEC, "another process is training")
+
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Held while a process trains here, and let go by the system however that ends.
-
-        Raises InputError where another process holds it, after giving it a few seconds to end.
-        """
+        """The same lock, let go at the end, or by the system however the process ends."""
+        self.hold()
         try:
-            with FileLock(self.path / ".lock", timeout=PATIENCE_SEC):
-                yield
-        except Timeout:
-            raise InputError(f"another process is training in {self.path}: stop it, or wait for its end") from None
+            yield
+        finally:
+            self._lock.release(force=True)
+
+    def claim(self) -> None:
+        """Take the lock of the run_training.py that sees to this run, for as long as there is this object; its
+        notebooks take the other one. Raises InputError as `hold` does, but without waiting."""
+        self._take(self._claim, 0, "another run_training.py is at work")
 
     def is_locked(self) -> bool:
-        """Whether a process trains here now."""
+        """Whether a process trains here now; where one who may only read cannot tell, what stands there is believed."""
+        return _is_held(self.lock_file)
+
+    def is_claimed(self) -> bool:
+        """Whether a run_training.py sees to this run now."""
+        return _is_held(self.claim_file)
+
+    def is_free(self) -> bool:
+        """Whether a run may begin here: in a folder that is new or empty, or where one began and did not come to train.
+        Anything else is somebody's."""
+        return (not self.path.exists() or self.claim_file.exists() or
+                all(path == self.lock_file for path in self.path.iterdir()))
+
+    def _take(self, lock: FileLock, patience: float, who: str) -> None:
         try:
-            with FileLock(self.path / ".lock", timeout=0):
-                return False
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.path, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            lock.acquire(timeout=patience)
         except Timeout:
-            return True
+            raise InputError(f"{who} in {self.path}: stop it, or wait for its end") from None
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be written to ({error}): begin a new run elsewhere") from None
 
     def advice(self) -> str:
         """How to go on after a run was cut short."""
@@ -224,6 +255,17 @@ class RunFolder:
             return json.loads(path.read_text("utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             raise InputError(f"{self.path} is not a run: it holds no {path.name}") from None
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a process holds a lock file; also where it may not be opened."""
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except (Timeout, OSError):
+        return True
 
 
 def utc_now() -> str:

@@ -31,12 +31,20 @@ def newest_run() -> RunFolder:
 
 
 def open_run(config: RunConfig, preset: str, corpus_sha256: str) -> RunFolder:
-    """The folder a configuration asks for: that of the run to go on with, or a new one.
+    """The folder a configuration asks for: that of the run to go on with, or a new one. `preset` names it, and is
+    `given` in the notebooks of run_training.py, which has made the folder already and sees to it.
 
-    Raises InputError where the folder holds a run already or cannot be written to, where there is none to go on with,
-    where that one learns another text or depends on a parameter that is now different, and where the weights to begin
-    with are not there or of another shape.
+    Raises InputError where the folder holds a run already, or anything else, or cannot be written to, where there is no
+    run to go on with or another process is at work on it, where that one learns another text or depends on a parameter
+    that is now different, and where the weights to begin with are not there or of another shape.
     """
+    run = _asked_for(config, preset, corpus_sha256)
+    if preset != "given" and run.is_claimed():
+        raise InputError(f"another run_training.py is at work in {run.path}: stop it, or wait for its end")
+    return run
+
+
+def _asked_for(config: RunConfig, preset: str, corpus_sha256: str) -> RunFolder:
     if config.resume:
         run = resumed_run(config.resume)
         before, facts = run.read_config()
@@ -62,6 +70,8 @@ def open_run(config: RunConfig, preset: str, corpus_sha256: str) -> RunFolder:
         run = RunFolder(config.out_dir or new_run_path(preset))
         if run.config_file.exists():
             raise InputError(f"{run.path} holds a run already: go on with it by --resume, or choose another --out_dir")
+        if preset != "given" and not run.is_free():
+            raise InputError(f"{run.path} is not empty and holds no run, so it is left alone: choose another --out_dir")
         run.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"a run cannot be written there: {error}. Choose another --out_dir") from None

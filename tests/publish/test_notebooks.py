@@ -222,7 +222,7 @@ def test_ctrl_c_ends_a_run_after_its_step_with_a_report(endless, moment):
     if moment == "2_model":  # training may just have begun
         assert re.search("Stopped by the user (before its first step|at step 1:)", rest)
     assert "Stopped by the user" in run.report.read_text()
-    assert not list(run.path.rglob("*.part")) and not run.stop_file.exists()
+    assert not list(run.path.rglob("*.lab-part")) and not run.stop_file.exists()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals between processes")

@@ -143,7 +143,10 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
         value = float(value)
     if type(value) is not hint:
         kind = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}[hint]
-        raise InputError(f"{name} must be {kind}, not {value!r}")
+        raw = f": papermill takes it for text by -r {name} {value}" if hint is str else ""
+        raise InputError(f"{name} must be {kind}, not {value!r}{raw}")
+    if hint is str and value.encode("utf-8", "ignore").decode("utf-8") != value:
+        raise InputError(f"{name} {value!r} holds bytes that are not UTF-8, which no record can keep: rename the file")
     if bounds and value not in bounds:
         raise InputError(f"{name} must be {bounds}, not {value}")
     return value
@@ -214,14 +217,14 @@ def command_line(config: RunConfig) -> str:
 
 
 def notebook_config(cell: dict[str, Any]) -> RunConfig:
-    """The configuration that a notebook's parameters cell asks for; `cell` is the notebook's globals().
+    """The configuration that a notebook's parameters cell asks for; `cell` is the notebook's globals(), of which those
+    with an annotation are the cell's: a start-up file of a person's may set `device`, too.
 
     The cell shows the values of the preset `notebook`. Where its variable `preset` names another one, values left as
-    they stand follow that preset and edited ones win. Where it is `given`, as run_training.py sets it, every value is
-    taken as it stands.
+    they stand follow that and edited ones win. Where it is `given`, as run_training.py sets it, all are taken as such.
     """
     shown = dataclasses.asdict(preset_config("notebook"))
-    given = {name: cell[name] for name in shown if name in cell}
+    given = {name: cell[name] for name in shown if name in cell["__annotations__"]}
     if cell["preset"] == "given":
         return RunConfig(**given)
     return preset_config(cell["preset"], **{name: value for name, value in given.items() if value != shown[name]})

@@ -1,5 +1,4 @@
 """Where the files of a run are, and their formats. Nothing else in the project knows a file name or a column."""
-import errno
 import json
 import os
 import time
@@ -8,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from lib.config import ROOT, InputError, RunConfig, relative_to_root
 from lib.files import write_json, write_whole
@@ -22,6 +19,7 @@ from lib.runs.formats import (
     sampled_rows,
     version_of,
 )
+from lib.runs.locks import ProcessLock
 
 METRICS = ("step", "tokens", "loss", "mean_loss", "lr", "grad_norm", "tokens_per_sec", "elapsed_sec", "corpus_loss")
 USAGE = ("step", "elapsed_sec", "memory_gb", "processor_percent", "gpu_memory_gb")
@@ -47,9 +45,8 @@ class RunFolder:
         self.report = self.path / "report.html"
         self.loss_curve = self.path / "logs" / "loss_curve.png"
         self.stop_file = self.path / "STOP"  # while it is there, training stops after the step it is at
-        self.lock_file = self.path / ".lock"
-        self.claim_file = self.path / ".run_training.lock"
-        self._lock, self._claim = FileLock(self.lock_file), FileLock(self.claim_file)
+        self.training = ProcessLock(self.path / ".lock", "another process is training")
+        self.claim = ProcessLock(self.path / ".run_training.lock", "another run_training.py is at work")
 
     def notebook(self, name: str) -> Path:
         """Where the executed copy of notebooks/<name>.ipynb is."""
@@ -71,46 +68,20 @@ class RunFolder:
         Raises InputError where another process holds it, after giving it a few seconds to end, and where this folder
         cannot be written to.
         """
-        self._take(self._lock, PATIENCE_SEC, "another process is training")
+        self.training.take(PATIENCE_SEC)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """The same lock, let go at the end, or by the system however the process ends."""
+        """The same lock, let go at the end."""
         self.hold()
         try:
             yield
         finally:
-            self._lock.release(force=True)
-
-    def claim(self) -> None:
-        """Take the lock of the run_training.py that sees to this run, for as long as there is this object; its
-        notebooks take the other one. Raises InputError as `hold` does, but without waiting."""
-        self._take(self._claim, 0, "another run_training.py is at work")
+            self.training.let_go()
 
     def is_locked(self) -> bool:
-        """Whether a process trains here now; where one who may only read cannot tell, what stands there is believed."""
-        return _is_held(self.lock_file)
-
-    def is_claimed(self) -> bool:
-        """Whether a run_training.py sees to this run now."""
-        return _is_held(self.claim_file)
-
-    def is_free(self) -> bool:
-        """Whether a run may begin here: in a folder that is new or empty, or where one began and did not come to train.
-        Anything else is somebody's."""
-        return (not self.path.exists() or self.claim_file.exists() or
-                all(path == self.lock_file for path in self.path.iterdir()))
-
-    def _take(self, lock: FileLock, patience: float, who: str) -> None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if not os.access(self.path, os.W_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-            lock.acquire(timeout=patience)
-        except Timeout:
-            raise InputError(f"{who} in {self.path}: stop it, or wait for its end") from None
-        except OSError as error:
-            raise InputError(f"{self.path} cannot be written to ({error}): begin a new run elsewhere") from None
+        """Whether a process trains here now."""
+        return self.training.is_held()
 
     def advice(self) -> str:
         """How to go on after a run was cut short."""
@@ -133,13 +104,20 @@ class RunFolder:
     def read_config(self) -> tuple[RunConfig, dict[str, Any]]:
         """The parameters and the other facts; InputError where this is not a run."""
         facts = self._read_json(self.config_file)
-        if "parameters" not in facts:  # that of an exported model is what transformers reads
+        if not isinstance(facts.get("parameters"), dict):  # that of an exported model is what transformers reads
             raise InputError(f"{self.path} is not a run: its {self.config_file.name} is of something else")
         try:
             return RunConfig(**in_todays_words(facts.pop("parameters"))), facts
-        except (TypeError, InputError) as error:
+        except (KeyError, TypeError, InputError) as error:
             raise InputError(f"{self.path} was written by {version_of(facts)}, whose parameters this one does not "
                              f"know: {error}") from None
+
+    def text_sha256(self) -> str:
+        """Of the text it learns; InputError where that is not recorded."""
+        try:
+            return self.read_config()[1]["corpus"]["sha256"]
+        except (KeyError, TypeError):
+            raise InputError(f"{self.config_file} does not say which text was learned: begin a new run") from None
 
     def version(self) -> str:
         """What of this project wrote the run, in words."""
@@ -165,6 +143,8 @@ class RunFolder:
     def read_summary(self) -> dict[str, Any]:
         """The summary. Where it says `running` and nobody trains here, the process was killed: that is the state."""
         summary = self._read_json(self.summary_file)
+        if "state" not in summary:
+            raise InputError(f"{self.summary_file} does not say how the run stands: it is of something else")
         if summary["state"] == "running" and not self.is_locked():
             verdict = (f"Killed after step {summary['step']:,}, last heard of at {summary['heartbeat']}; "
                        f"{self.advice()}")
@@ -251,21 +231,18 @@ class RunFolder:
             write_whole("".join(kept), self.samples_file)
 
     def _read_json(self, path: Path) -> dict[str, Any]:
+        """The dictionary in a file; InputError where there is none that can be read."""
         try:
-            return json.loads(path.read_text("utf-8"))
+            content = json.loads(path.read_text("utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             raise InputError(f"{self.path} is not a run: it holds no {path.name}") from None
-
-
-def _is_held(path: Path) -> bool:
-    """Whether a process holds a lock file; also where it may not be opened."""
-    if not path.exists():
-        return False
-    try:
-        with FileLock(path, timeout=0):
-            return False
-    except (Timeout, OSError):
-        return True
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from None
+        except ValueError:  # not JSON, or not UTF-8
+            content = None
+        if not isinstance(content, dict):
+            raise InputError(f"{path} is empty, cut or of something else, so the run cannot be read: begin a new one")
+        return content
 
 
 def utc_now() -> str:

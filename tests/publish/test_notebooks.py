@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from lib.config import ROOT, RunConfig, preset_config
-from lib.publish import notebooks
+from lib.publish import engine, notebooks
 from lib.publish.notebooks import SOURCES, is_complete, run_notebook
 from lib.publish.report import CHAPTERS
 from lib.runs.checkpoint import load_checkpoint
@@ -146,14 +146,14 @@ def test_output_is_merged_and_overwritten_lines_are_dropped(written, tmp_path):
 
 
 def test_a_disk_that_is_full_for_a_while_does_not_stop_the_cells(written, tmp_path, monkeypatch):
-    really, asked = notebooks.write_whole, []
+    really, asked = engine.write_whole, []
 
     def full(text, path):
         asked.append(path)
         if len(asked) < 4:
             raise OSError(28, "No space left on device")
         really(text, path)
-    monkeypatch.setattr(notebooks, "write_whole", full)
+    monkeypatch.setattr(engine, "write_whole", full)
     outcome, cells = written("print(1)", f"open({str(tmp_path / 'ran')!r}, 'w')")
     assert outcome == "completed" and (tmp_path / "ran").exists() and cells[0].outputs[0].text == "1\n"
 

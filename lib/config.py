@@ -132,9 +132,7 @@ class RunConfig:
 
 def _checked(name: str, value: Any, hint: Any) -> Any:
     """The value, with whole numbers made floats where those are asked for; InputError if it does not fit the hint."""
-    bounds = None
-    if get_origin(hint) is Annotated:
-        hint, bounds = get_args(hint)
+    hint, bounds = get_args(hint) if get_origin(hint) is Annotated else (hint, None)
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise InputError(f"{name} {value!r} is not known: choose one of {', '.join(get_args(hint))}")
@@ -142,9 +140,8 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     if hint is float and type(value) is int:
         value = float(value)
     if type(value) is not hint:
-        kind = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}[hint]
-        raw = f": papermill takes it for text by -r {name} {value}" if hint is str else ""
-        raise InputError(f"{name} must be {kind}, not {value!r}{raw}")
+        kind = {int: "a whole number", float: "a number", bool: "True or False", str: "text (papermill's -r)"}[hint]
+        raise InputError(f"{name} must be {kind}, not {value!r}")
     if hint is str and value.encode("utf-8", "ignore").decode("utf-8") != value:
         raise InputError(f"{name} {value!r} holds bytes that are not UTF-8, which no record can keep: rename the file")
     if bounds and value not in bounds:
@@ -217,14 +214,14 @@ def command_line(config: RunConfig) -> str:
 
 
 def notebook_config(cell: dict[str, Any]) -> RunConfig:
-    """The configuration that a notebook's parameters cell asks for; `cell` is the notebook's globals(), of which those
-    with an annotation are the cell's: a start-up file of a person's may set `device`, too.
+    """The configuration that a notebook's parameters cell asks for; `cell` is the notebook's globals().
 
     The cell shows the values of the preset `notebook`. Where its variable `preset` names another one, values left as
-    they stand follow that and edited ones win. Where it is `given`, as run_training.py sets it, all are taken as such.
+    they stand follow that preset and edited ones win. Where it is `given`, as run_training.py sets it, every value is
+    taken as it stands.
     """
     shown = dataclasses.asdict(preset_config("notebook"))
-    given = {name: cell[name] for name in shown if name in cell["__annotations__"]}
+    given = {name: cell[name] for name in shown if name in cell["__annotations__"]}  # not those of a start-up file
     if cell["preset"] == "given":
         return RunConfig(**given)
     return preset_config(cell["preset"], **{name: value for name, value in given.items() if value != shown[name]})

@@ -165,6 +165,11 @@ def executed(tmp_path, monkeypatch):
     return run
 
 
+def test_a_backend_that_is_not_there_is_not_asked_for(executed, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "nonsense")
+    assert executed("from lib.show import plots; print(len(plots.png(plots.bars(['a'], [1.0], 'b'))) > 999)") == "True"
+
+
 def test_notebooks_run_in_this_interpreter_whatever_is_called_python3(executed, tmp_path, monkeypatch):
     specification = tmp_path / "kernels" / "python3" / "kernel.json"
     specification.parent.mkdir(parents=True)
@@ -379,7 +384,7 @@ def test_a_message_names_the_cause(tmp_path, capsys):
         assert run_training.main(["--preset", "tiny", "--out_dir", str(tmp_path / "out"), *arguments]) == 2
         assert message in capsys.readouterr().err
     os.close(reading), os.close(writing)
-    with pytest.raises(InputError, match="note must be text, not 2024: papermill takes it for text by -r note 2024"):
+    with pytest.raises(InputError, match=r"note must be text \(papermill's -r\), not 2024"):
         preset_config("tiny", note=2024)
 
 

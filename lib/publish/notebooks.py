@@ -28,7 +28,9 @@ class OwnKernel(AsyncKernelManager):
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        env = {"PYTHONWARNINGS": ""}  # as errors, jupyter's own would keep a kernel from ending
+        env = {"MPLBACKEND": "agg"}  # figures need no screen
+        if "error" in os.environ.get("PYTHONWARNINGS", ""):  # jupyter's own would keep the kernel from ending
+            env["PYTHONWARNINGS"] = ""
         if not os.access(os.path.expanduser("~"), os.W_OK):  # what it and matplotlib keep there goes with the kernel
             env |= {"HOME": os.path.dirname(self.connection_file), "PYTHONUSERBASE": site.getuserbase()}
         return KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], env=env,

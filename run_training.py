@@ -22,7 +22,7 @@ from lib.config import PRESETS, ROOT, InputError, RunConfig, default_preset, pre
 from lib.files import sweep
 from lib.runs.folder import RunFolder
 from lib.runs.locate import open_run, resumed_run
-from lib.show.terminal import Screen
+from lib.show.terminal import Screen, prepare_streams
 from lib.training.stopping import interrupts_become
 
 INTRODUCTION, TRAINING, RESULTS = ("1_data", "2_model"), "3_training", "4_results"
@@ -53,6 +53,7 @@ def parse(arguments: list[str]) -> tuple[RunConfig, str, Arguments]:
     first.add_argument("--resume", default="")
     first.add_argument("--reproduce", default="")
     early, _ = first.parse_known_args(arguments)
+    refuse_values_of_switches(arguments)
     if early.resume and early.reproduce:
         raise InputError("--resume goes on with a run and --reproduce does it again: choose one")
     if early.preset and (early.resume or early.reproduce):
@@ -75,6 +76,16 @@ def parse(arguments: list[str]) -> tuple[RunConfig, str, Arguments]:
                      prog="run_training.py", description=__doc__)
     config = RunConfig(**{field.name: getattr(given, field.name) for field in dataclasses.fields(RunConfig)})
     return config.relative_to_project(Path.cwd()), preset, given
+
+
+def refuse_values_of_switches(arguments: list[str]) -> None:
+    """Raise InputError for --compile False, which tyro would take for an option of its own."""
+    switches = {field.name for field in dataclasses.fields(Arguments) if field.type is bool}
+    for option, value in zip(arguments, [*arguments[1:], "--"], strict=True):
+        option, _, joined = option.replace("-", "_").removeprefix("__").partition("=")
+        name = option.removeprefix("no_")
+        if name in switches and (joined or not value.startswith("-")):
+            raise InputError(f"--{option} takes no value: say --{name} for True, --no_{name} for False")
 
 
 def execute(config: RunConfig, run: RunFolder) -> int:
@@ -132,13 +143,14 @@ def main(arguments: list[str]) -> int:
             from lib.publish.readme import read_marked  # imports matplotlib
             read_marked(README)
         original = RunFolder(Path.cwd() / given.reproduce) if given.reproduce else None
-        if original and original.read_config()[1]["corpus"]["sha256"] != corpus.sha256:
+        if original and original.text_sha256() != corpus.sha256:
             raise InputError(f"{config.input_file} is not the text that {original.path.name} learned: name that one "
                              "with --input_file")
         if original and not original.sampled_losses():
             raise InputError(f"{original.path.name} has logged no step to compare with: reproduce another run")
         run = open_run(config, preset, corpus.sha256)
-    except InputError as error:
+        run.claim.take()
+    except (InputError, OSError) as error:  # what is asked for, or what may be read and written
         print(f"run_training.py: {error}", file=sys.stderr)
         return 2
     try:
@@ -163,6 +175,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    prepare_streams()
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:  # before there was a run

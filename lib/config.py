@@ -146,8 +146,10 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     if hint is float and type(value) is int:
         value = float(value)
     if type(value) is not hint:
-        kind = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}[hint]
+        kind = {int: "a whole number", float: "a number", bool: "True or False", str: "text (papermill's -r)"}[hint]
         raise InputError(f"{name} must be {kind}, not {value!r}")
+    if hint is str and value.encode("utf-8", "ignore").decode("utf-8") != value:
+        raise InputError(f"{name} {value!r} holds bytes that are not UTF-8, which no record can keep: rename the file")
     if bounds and value not in bounds:
         raise InputError(f"{name} must be {bounds}, not {value}")
     return value
@@ -223,7 +225,7 @@ def notebook_config(cell: dict[str, Any]) -> RunConfig:
     and those left as they stand follow that preset, which is printed. Where it is `given`, all are taken as they stand.
     """
     shown = dataclasses.asdict(preset_config("notebook"))
-    given = {name: cell[name] for name in shown if name in cell}
+    given = {name: cell[name] for name in shown if name in cell["__annotations__"]}  # not those of a start-up file
     if cell["preset"] == "given":
         return RunConfig(**given)
     config = preset_config(cell["preset"], **{name: value for name, value in given.items() if value != shown[name]})

@@ -7,9 +7,11 @@ as before.
 import hashlib
 import json
 import os
+import secrets
+import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,26 +19,37 @@ MARK = b"sha256:"
 LENGTH = (len(MARK) + 64).to_bytes(2, "little")  # of the comment; the two bytes stand before it
 TAIL = len(LENGTH) + len(MARK) + 64
 CHUNK = 1 << 22
+UNFINISHED = ".lab-part"  # ends the name of a file that is being written; no other program makes such names
 
 
 @contextmanager
 def whole_file(path: Path, predecessor: Path | None = None) -> Iterator[BinaryIO]:
     """A file to write bytes into, which takes the place of `path` at the end, once the disk has it; OSError passes.
 
-    What was at `path` before becomes `predecessor`, if one is named.
+    What was at `path` before becomes `predecessor`, if one is named; the new file has its mode and owner.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
-        with open(part, "wb") as file:
+        with open(part, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if path.exists():
+            _take_after(part, path)
         if predecessor and path.exists():
             _replace(path, predecessor)
         _replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _take_after(new: Path, old: Path) -> None:
+    """Give a file the mode of another and, where that is allowed, its owner and group."""
+    with suppress(OSError, AttributeError):  # Windows has no owner to give
+        os.chown(new, old.stat().st_uid, old.stat().st_gid)
+    with suppress(OSError):  # a disk of another system may keep no mode
+        shutil.copymode(old, new)
 
 
 def _replace(path: Path, target: Path) -> None:
@@ -62,7 +75,7 @@ def write_whole(text: str, path: Path) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove what writers that were killed left unfinished; for a moment when nobody writes below this folder."""
-    for part in folder.rglob("*.part"):
+    for part in folder.rglob(f".*{UNFINISHED}"):
         part.unlink()
 
 

@@ -103,6 +103,7 @@ def test_paths_are_kept_relative_to_the_project_and_name_no_home_folder(tmp_path
 
 def test_a_notebooks_cell_follows_its_preset_but_for_what_was_edited():
     cell = dataclasses.asdict(preset_config("notebook")) | {"preset": "notebook", "unrelated": 1}
+    cell["__annotations__"] = dict.fromkeys(cell)
     assert notebook_config(cell) == preset_config("notebook")
     assert notebook_config(cell | {"steps": 3}) == preset_config("notebook", steps=3)
     assert notebook_config(cell | {"preset": "excerpt", "steps": 3}) == preset_config("excerpt", steps=3)

@@ -66,7 +66,7 @@ def test_a_run_ends_with_its_files_and_says_where_they_are(finished):
     for path in (run.config_file, run.summary_file, run.log_file, run.metrics_file, run.samples_file,
                  run.last_checkpoint, run.best_checkpoint, run.report, *map(run.notebook, CHAPTERS)):
         assert path.stat().st_size > 0, path
-    assert not list(run.path.rglob("*.part"))
+    assert not list(run.path.rglob("*.lab-part"))
     summary = run.read_summary()
     assert summary["state"] == "reached" and summary["corpus_loss"] < summary["target_loss"] == 4.0
     assert summary["verdict"] in done.stdout and "report.html" in done.stdout

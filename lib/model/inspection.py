@@ -5,7 +5,7 @@ import numpy as np
 import torch
 
 from lib.model.gpt import GPT
-from lib.text.tokenizer import encoding
+from lib.text.tokenizer import characters
 
 
 @torch.inference_mode()
@@ -71,11 +71,13 @@ def neighbours(table: torch.Tensor, tokens: list[int], among: torch.Tensor, coun
 
 def shaded(tokens: np.ndarray, losses: np.ndarray, most: float = 8.0) -> str:
     """Tokens (T,) as HTML, each on a ground that is the more orange the higher its loss, most so at `most` nats, and
-    never so much that it cannot be read on a light or a dark page. It has no live tag but <span>."""
+    never so much that it cannot be read on a light or a dark page. Tokens that are one character together have one
+    ground, by their mean. It has no live tag but <span>."""
     spans = []
-    for token, loss in zip(tokens.tolist(), losses, strict=True):
-        piece = html.escape(encoding().decode([token])).replace("\n", "↵\n")
-        strength = 0.6 * min(1, loss / most)
+    for text, place in characters(tokens.tolist()):
+        piece = html.escape(text).replace("\n", "↵\n")
+        strength = 0.6 * min(1, np.mean(losses[place]) / most)
         ground = f"background: rgba(213, 94, 0, {strength:.2f})"
-        spans.append(f'<span style="{ground}" title="{loss:.2f} nats">{piece}</span>')
+        told = " + ".join(f"{loss:.2f}" for loss in losses[place])
+        spans.append(f'<span style="{ground}" title="{told} nats">{piece}</span>')
     return "".join(spans)

@@ -72,11 +72,11 @@ class Quotation:
 
 def quotation(sample: str, index: NgramIndex) -> Quotation:
     """What of a sample stands in the text of an index, in stretches of n tokens or more."""
-    ids = np.array(encoding().encode_ordinary(sample), dtype=np.uint16)
+    ids = np.array(encoding().encode(sample, allowed_special="all"), dtype=np.uint16)
     quoted, longest = index.quoted(ids), index.longest_quotation(ids)
     cuts = [0, *(np.flatnonzero(np.diff(quoted)) + 1).tolist(), len(ids)]
     decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a token may end within a character
     pieces = [(decoder.decode(encoding().decode_bytes(ids[a:b].tolist())), bool(quoted[a]))
               for a, b in itertools.pairwise(cuts) if b > a]
-    return Quotation(pieces, float(quoted.mean()) if len(ids) else 0.0, encoding().decode(ids[longest].tolist()),
-                     longest.stop - longest.start)
+    words = encoding().decode_bytes(ids[longest].tolist()).decode("utf-8", "ignore")  # which may begin in a character
+    return Quotation(pieces, float(quoted.mean()) if len(ids) else 0.0, words, longest.stop - longest.start)

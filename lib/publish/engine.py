@@ -41,9 +41,15 @@ class CarefulManager(NotebookExecutionManager):
 
 
 class CarefulClient(PapermillNotebookClient):
-    """Merges what a cell prints while it runs, and marks a cell failed also where it was the kernel that died."""
+    """Merges what a cell prints while it runs, without naming folders of this computer, and marks a cell failed also
+    where it was the kernel that died."""
 
     def output(self, outs, msg, display_id, cell_index):
+        content = msg["content"]
+        if "text" in content:
+            content["text"] = _impersonal(content["text"])
+        if "traceback" in content:
+            content["traceback"] = [_impersonal(line) for line in content["traceback"]]
         out = super().output(outs, msg, display_id, cell_index)
         if out is not None and out.output_type == "stream" and len(outs) > 1 and outs[-1] is out:
             last = outs[-2]
@@ -91,6 +97,15 @@ class CarefulEngine(NBClientEngine):
         kwargs = remove_args(["input_path", "timeout", "startup_timeout"], **kwargs)
         CarefulClient(nb_man, kernel_name=kernel_name, timeout=execution_timeout, startup_timeout=start_timeout,
                       log=logger, **kwargs).execute(env=os.environ | {"PYTHONPATH": _import_path()})
+
+
+def _impersonal(text: str) -> str:
+    """A text that names places in this project by their names there, and those in the home folder by ~."""
+    home = os.path.expanduser("~").rstrip(os.sep)  # empty where that is /, as in a container
+    for place, name in ((str(ROOT), ""), (home, f"~{os.sep}")):
+        if place:
+            text = re.sub(rf"(?<![\w.~-]){re.escape(place + os.sep)}", lambda _, name=name: name, text)
+    return text
 
 
 def _import_path() -> str:

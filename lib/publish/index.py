@@ -1,5 +1,4 @@
 """All runs -> one page, runs/index.html: a table to sort and to filter, with a small curve for each."""
-import contextlib
 import math
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,19 @@ WIDTH, HEIGHT = 120, 28  # of a curve, in pixels
 
 
 def write_index(folder: Path) -> Path:
-    """Write index.html into a folder of runs, the latest first; what is no run is left out. OSError passes."""
-    rows = []
+    """Write index.html into a folder of runs, the latest first; a run that cannot be read is only named. OSError
+    passes."""
+    rows, unread = [], []
     for summary in folder.glob("*/summary.json"):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not a run, or not one that may be read
+        try:
             rows.append((summary.stat().st_mtime, summary.parent.name, _row(RunFolder(summary.parent))))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # whatever somebody put there
+            unread.append(summary.parent.name)
     rows = [row for *_, row in sorted(rows, key=lambda row: row[:2], reverse=True)]
     # escapes every value: a folder may have any name
     template = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True).get_template("index.html.j2")
-    write_whole(template.render(columns=["run", "state", *map(label, COLUMNS)], rows=rows), folder / "index.html")
+    write_whole(template.render(columns=["run", "state", *map(label, COLUMNS)], rows=rows, unread=sorted(unread)),
+                folder / "index.html")
     return folder / "index.html"
 
 

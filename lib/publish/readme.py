@@ -33,12 +33,13 @@ def update_readme(run: RunFolder, readme: Path) -> None:
     text = read_marked(readme)
     if not len(run.read_metrics()):
         raise InputError(f"{run.path} has logged no step yet")
+    line_end = "\r\n" if 2 * text.count("\r\n") > text.count("\n") else "\n"  # what most lines have
     for name, block in blocks(run, readme.resolve().parent).items():
         start, end = (f"<!--AUTO:{name}:{side}-->" for side in ("START", "END"))
         before, _, rest = text.partition(start)
-        text = f"{before}{start}\n{block}\n{end}{rest.partition(end)[2]}"
+        text = before + f"{start}\n{block}\n{end}".replace("\n", line_end) + rest.partition(end)[2]
     try:
-        write_whole(text, readme)
+        write_whole(text, readme.resolve())  # the file itself, where README is a link to it
     except OSError as error:
         raise InputError(f"{readme} cannot be written: {error}") from None
 
@@ -66,7 +67,7 @@ def blocks(run: RunFolder, base: Path) -> dict[str, str]:
     summary, metrics = run.read_summary(), run.read_metrics()
     samples = run.read_samples()
     curve = plots.loss_curve(metrics, config.target_loss, facts["corpus"]["loss_floor"], restarts=summary["restarts"])
-    curve.savefig(run.loss_curve, dpi=150, metadata={"Software": None})
+    run.loss_curve.write_bytes(plots.png(curve))
     lowest = metrics.loc[metrics["loss"].idxmin()]
     figures = shown({name: summary[name] for name in ("corpus_loss", "shifted_loss", "tokens", "elapsed_sec",
                                                       "parameters")} | {"lowest_loss": lowest["loss"]})

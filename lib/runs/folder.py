@@ -8,8 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from lib.config import ROOT, InputError, RunConfig, relative_to_root
 from lib.files import write_json, write_whole
 from lib.runs.formats import (
@@ -22,6 +20,7 @@ from lib.runs.formats import (
     sampled_rows,
     version_of,
 )
+from lib.runs.locks import ProcessLock
 
 METRICS = ("step", "tokens", "loss", "mean_loss", "rate", "grad_norm", "tokens_per_sec", "elapsed_sec", "corpus_loss")
 USAGE = ("step", "elapsed_sec", "memory_gb", "processor_percent", "gpu_memory_gb")
@@ -47,6 +46,8 @@ class RunFolder:
         self.report = self.path / "report.html"
         self.loss_curve = self.path / "logs" / "loss_curve.png"
         self.stop_file = self.path / "STOP"  # while it is there, training stops after the step it is at
+        self.training = ProcessLock(self.path / ".lock", "another process is training")
+        self.claim = ProcessLock(self.path / ".run_training.lock", "another run_training.py is at work")
 
     def notebook(self, name: str) -> Path:
         """Where the executed copy of notebooks/<name>.ipynb is."""
@@ -62,25 +63,26 @@ class RunFolder:
         """The checkpoints to go on from that are there, the newest first."""
         return [path for path in (self.last_checkpoint, self.previous_checkpoint) if path.exists()]
 
+    def hold(self) -> None:
+        """Take the lock of the process that trains here, before it writes its first file; `lock` lets go of it.
+
+        Raises InputError where another process holds it, after giving it a few seconds to end, and where this folder
+        cannot be written to.
+        """
+        self.training.take(PATIENCE_SEC)
+
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Held while a process trains here, and let go by the system however that ends.
-
-        Raises InputError where another process holds it, after giving it a few seconds to end.
-        """
+        """The same lock, let go at the end."""
+        self.hold()
         try:
-            with FileLock(self.path / ".lock", timeout=PATIENCE_SEC):
-                yield
-        except Timeout:
-            raise InputError(f"another process is training in {self.path}: stop it, or wait for its end") from None
+            yield
+        finally:
+            self.training.let_go()
 
     def is_locked(self) -> bool:
         """Whether a process trains here now."""
-        try:
-            with FileLock(self.path / ".lock", timeout=0):
-                return False
-        except Timeout:
-            return True
+        return self.training.is_held()
 
     def advice(self) -> str:
         """How to go on after a run was cut short."""
@@ -103,13 +105,20 @@ class RunFolder:
     def read_config(self) -> tuple[RunConfig, dict[str, Any]]:
         """The parameters and the other facts; InputError where this is not a run."""
         facts = self._read_json(self.config_file)
-        if "parameters" not in facts:  # that of an exported model is what transformers reads
+        if not isinstance(facts.get("parameters"), dict):  # that of an exported model is what transformers reads
             raise InputError(f"{self.path} is not a run: its {self.config_file.name} is of something else")
         try:
             return RunConfig(**in_todays_words(facts.pop("parameters"))), facts
-        except (TypeError, InputError) as error:
+        except (KeyError, TypeError, InputError) as error:
             raise InputError(f"{self.path} was written by {version_of(facts)}, whose parameters this one does not "
                              f"know: {error}") from None
+
+    def text_sha256(self) -> str:
+        """Of the text it learns; InputError where that is not recorded."""
+        try:
+            return self.read_config()[1]["corpus"]["sha256"]
+        except (KeyError, TypeError):
+            raise InputError(f"{self.config_file} does not say which text was learned: begin a new run") from None
 
     def version(self) -> str:
         """What of this project wrote the run, in words."""
@@ -135,6 +144,8 @@ class RunFolder:
     def read_summary(self) -> dict[str, Any]:
         """The summary. Where it says `running` and nobody trains here, the process was killed: that is the state."""
         summary = self._read_json(self.summary_file)
+        if "state" not in summary:
+            raise InputError(f"{self.summary_file} does not say how the run stands: it is of something else")
         if summary["state"] == "running" and not self.is_locked():
             verdict = (f"Killed after step {summary['step']:,}, last heard of at {summary['heartbeat']}; "
                        f"{self.advice()}")
@@ -222,10 +233,18 @@ class RunFolder:
             write_whole("".join(kept), self.samples_file)
 
     def _read_json(self, path: Path) -> dict[str, Any]:
+        """The dictionary in a file; InputError where there is none that can be read."""
         try:
-            return json.loads(path.read_text("utf-8"))
+            content = json.loads(path.read_text("utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             raise InputError(f"{self.path} is not a run: it holds no {path.name}") from None
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from None
+        except ValueError:  # not JSON, or not UTF-8
+            content = None
+        if not isinstance(content, dict):
+            raise InputError(f"{path} is empty, cut or of something else, so the run cannot be read: begin a new one")
+        return content
 
 
 def utc_now() -> str:

@@ -31,20 +31,28 @@ def newest_run() -> RunFolder:
 
 
 def open_run(config: RunConfig, preset: str, corpus_sha256: str) -> RunFolder:
-    """The folder a configuration asks for: that of the run to go on with, or a new one.
+    """The folder a configuration asks for: that of the run to go on with, or a new one. `preset` names it, and is
+    `given` in the notebooks of run_training.py, which has made the folder already and sees to it.
 
-    Raises InputError where the folder holds a run already or cannot be written to, where there is none to go on with,
-    where that one learns another text or depends on a parameter that is now different, and where the weights to begin
-    with are not there or of another shape.
+    Raises InputError where the folder holds a run already, or anything else, or cannot be written to, where there is no
+    run to go on with or another process is at work on it, where that one learns another text or depends on a parameter
+    that is now different, and where the weights to begin with are not there or of another shape.
     """
+    run = _asked_for(config, preset, corpus_sha256)
+    if preset != "given" and run.claim.is_held():
+        raise InputError(f"another run_training.py is at work in {run.path}: stop it, or wait for its end")
+    return run
+
+
+def _asked_for(config: RunConfig, preset: str, corpus_sha256: str) -> RunFolder:
     if config.resume:
         run = resumed_run(config.resume)
-        before, facts = run.read_config()
+        before = run.read_config()[0]
         if config.out_dir and RunFolder(config.out_dir).path != run.path:
             raise InputError(f"--resume goes on in {run.path}: leave --out_dir out, or start a new run there")
         # a notebook keeps a path as it was typed
         config, before = config.relative_to_project(ROOT), before.relative_to_project(ROOT)
-        if facts["corpus"]["sha256"] != corpus_sha256:
+        if run.text_sha256() != corpus_sha256:
             raise InputError(f"{config.input_file} is not the text that {run.path.name} learns: name that one with "
                              "--input_file, or start a new run")
         for name in FIXED_ON_RESUME:
@@ -62,12 +70,21 @@ def open_run(config: RunConfig, preset: str, corpus_sha256: str) -> RunFolder:
         run = RunFolder(config.out_dir or new_run_path(preset))
         if run.config_file.exists():
             raise InputError(f"{run.path} holds a run already: go on with it by --resume, or choose another --out_dir")
+        if preset != "given" and not _is_free(run):
+            raise InputError(f"{run.path} is not empty and holds no run, so it is left alone: choose another --out_dir")
         run.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"a run cannot be written there: {error}. Choose another --out_dir") from None
     if not os.access(run.path, os.W_OK):
         raise InputError(f"{run.path} cannot be written to: choose another --out_dir")
     return run
+
+
+def _is_free(run: RunFolder) -> bool:
+    """Whether a run may begin in a folder: a new one, an empty one, or one where a run began and did not come to train.
+    Anything else is somebody's."""
+    return (not run.path.exists() or run.claim.path.exists()
+            or all(path == run.training.path for path in run.path.iterdir()))
 
 
 def resumed_run(resume: str) -> RunFolder:
@@ -92,14 +109,35 @@ def resumed_run(resume: str) -> RunFolder:
     return run
 
 
-def find_runs(patterns: str) -> list[RunFolder]:
-    """The runs that globs, separated by spaces and relative to the project folder, find, in order; each once.
+def find_runs(patterns: str) -> tuple[list[RunFolder], dict[str, str]]:
+    """The runs that globs, separated by spaces and relative to the project folder, find, in order, each once; and of
+    those that cannot be read, by name, why not.
 
     Raises InputError where there is none that has logged a step.
     """
     folders = {os.path.realpath(path) for pattern in patterns.split()
                for path in glob.glob(os.path.join(ROOT, pattern))}
-    runs = [run for run in map(RunFolder, sorted(folders)) if run.config_file.exists() and run.sampled_losses()]
+    runs, unread = [], {}
+    for run in map(RunFolder, sorted(folders)):
+        if run.config_file.exists() and run.metrics_file.exists():
+            if why := unreadable(run):
+                unread[run.path.name] = why
+            elif run.sampled_losses():
+                runs.append(run)
     if not runs:
-        raise InputError(f"{patterns!r} finds no run that has logged a step: name others, runs/*full* for instance")
-    return runs
+        raise InputError("; ".join([f"{patterns!r} finds no run that has logged a step: name others, runs/*full* for "
+                                    "instance", *(f"{name} cannot be read: {why}" for name, why in unread.items())]))
+    return runs, unread
+
+
+def unreadable(run: RunFolder) -> str:
+    """Why what stands in the folder of a run, whoever made it, cannot be read; empty where it can."""
+    try:
+        _, facts = run.read_config()
+        _ = facts["corpus"]["tokens"], facts["machine"]["device"], run.read_summary()["step"]
+        _ = run.sampled_losses(), run.read_metrics()["corpus_loss"]
+    except (OSError, InputError) as error:
+        return str(error)
+    except (ValueError, LookupError, TypeError) as error:
+        return f"its files are not as this program writes them ({error})"
+    return ""

@@ -7,14 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from IPython.display import DisplayHandle, display
-from matplotlib import rc_context
+from matplotlib import style
 from matplotlib.figure import Figure
+
+from lib.show.fonts import legible, use
 
 # Okabe & Ito's colours ("Color Universal Design", 2008)
 BLUE, ORANGE, GREEN, SKY, GREY = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#767676"
 STYLE = {"font.size": 10, "axes.grid": True, "grid.color": "#e4e4e4", "axes.spines.top": False,
          "axes.spines.right": False, "axes.edgecolor": "#8a8a8a", "legend.edgecolor": "none", "legend.framealpha": 0.9,
          "figure.facecolor": "white", "axes.titlesize": 11, "axes.titlelocation": "left"}
+# over matplotlib's own defaults: a person's matplotlibrc may ask for what is not there, LaTeX for instance
+_house = style.context(STYLE, after_reset=True)
 WIDTH = 6.2  # inches: small enough for its letters to be read on a phone
 X_LABELS = {"step": "step (updates of the weights)", "tokens": "tokens trained on",
             "elapsed_sec": "seconds of training"}
@@ -24,16 +28,26 @@ POINTS = 2000  # a curve is drawn with at most this many
 def show(figure: Figure, alt: str, handle: DisplayHandle | None = None) -> DisplayHandle:
     """Show a figure in the notebook, with a text in its place for those who cannot see it.
 
-    With the handle that an earlier call returned, the new figure takes the place of the earlier one.
+    With the handle that an earlier call returned, the new figure takes the place of the earlier one. A figure that
+    cannot be drawn is told in words: what only shows ends no chapter.
     """
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=150)
-    data = {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": alt}
-    metadata = {"image/png": {"alt": alt, "width": round(figure.get_figwidth() * 110)}}
+    try:
+        data = {"image/png": base64.b64encode(png(figure)).decode(), "text/plain": alt}
+    except Exception as error:  # of many kinds: a font, the disk, a program that is not there
+        data = {"text/plain": f"{alt}\n(this figure could not be drawn: {error})"}
+    metadata = {"image/png": {"alt": alt, "width": round(figure.get_figwidth() * 110)}} if "image/png" in data else {}
     if handle is None:
         return display(data, raw=True, metadata=metadata, display_id=True)
     handle.update(data, raw=True, metadata=metadata)
     return handle
+
+
+@_house
+def png(figure: Figure) -> bytes:
+    """A figure as the file of an image."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
+    return file.getvalue()
 
 
 def _new(rows: int = 1, columns: int = 1, size: tuple[float, float] = (WIDTH, 3.5), **subplots):
@@ -41,7 +55,7 @@ def _new(rows: int = 1, columns: int = 1, size: tuple[float, float] = (WIDTH, 3.
     return figure, figure.subplots(rows, columns, **subplots)
 
 
-@rc_context(STYLE)
+@_house
 def loss_curve(metrics: pd.DataFrame, target: float, floor: float, by: str = "step",
                restarts: Sequence[int] = (), text_tokens: int = 0) -> Figure:
     """The loss of each logged step, its mean over the last epoch, and every pass over all tokens, on a log scale.
@@ -72,7 +86,7 @@ def loss_curve(metrics: pd.DataFrame, target: float, floor: float, by: str = "st
     return figure
 
 
-@rc_context(STYLE)
+@_house
 def loss_curves(metrics: dict[str, pd.DataFrame], target: float, by: str = "tokens") -> Figure:
     """The mean loss over the last epoch of several runs, by name, and their passes over all tokens, on a log scale.
 
@@ -80,7 +94,8 @@ def loss_curves(metrics: dict[str, pd.DataFrame], target: float, by: str = "toke
     """
     figure, axes = _new()
     styles = itertools.product(("-", "--", ":", "-."), (BLUE, ORANGE, GREEN, SKY, GREY))
-    for (name, table), (line, color) in zip(metrics.items(), itertools.cycle(styles)):
+    names, fonts = legible(list(metrics))
+    for name, table, (line, color) in zip(names, metrics.values(), itertools.cycle(styles)):
         thin = table.iloc[::-(-len(table) // POINTS) or 1]
         axes.plot(thin[by], thin["mean_loss"], color=color, linestyle=line, linewidth=1.5, label=name)
         passes = table[table["corpus_loss"].notna()]
@@ -91,10 +106,10 @@ def loss_curves(metrics: dict[str, pd.DataFrame], target: float, by: str = "toke
     axes.yaxis.set_major_formatter("{x:,.10g}")
     if len(metrics) <= 10:  # more names would hide the curves
         axes.legend(loc="best", fontsize=8)
-    return figure
+    return use(fonts, figure)
 
 
-@rc_context(STYLE)
+@_house
 def training_health(metrics: pd.DataFrame) -> Figure:
     """Learning rate as the share of its peak, gradient norm before clipping, and throughput, one above the other."""
     figure, axes = _new(3, 1, (WIDTH, 5.6), sharex=True)
@@ -109,7 +124,7 @@ def training_health(metrics: pd.DataFrame) -> Figure:
     return figure
 
 
-@rc_context(STYLE)
+@_house
 def usage(table: pd.DataFrame) -> Figure:
     """Memory and processor time by minutes of training, one above the other; the columns are those of usage.csv."""
     figure, (memory, processor) = _new(2, 1, (WIDTH, 3.8), sharex=True)
@@ -124,7 +139,7 @@ def usage(table: pd.DataFrame) -> Figure:
     return figure
 
 
-@rc_context(STYLE)
+@_house
 def position_losses(table: pd.DataFrame, floors: Sequence[float]) -> Figure:
     """The mean loss at each position of windows cut from the start of the text, and of those moved by half their
     length, beside what one who knows the text cannot do without.
@@ -142,7 +157,7 @@ def position_losses(table: pd.DataFrame, floors: Sequence[float]) -> Figure:
     return figure
 
 
-@rc_context(STYLE)
+@_house
 def token_frequencies(counts: Sequence[int]) -> Figure:
     """How often each token occurs, from the most frequent to the rarest, on two log scales."""
     figure, axes = _new()
@@ -155,10 +170,11 @@ def token_frequencies(counts: Sequence[int]) -> Figure:
     return figure
 
 
-@rc_context(STYLE)
+@_house
 def bars(labels: Sequence[str], values: Sequence[float], xlabel: str, form: str = "{:,.0f}") -> Figure:
     """Horizontal bars, the first on top, each with its value behind it."""
     figure, axes = _new(size=(WIDTH, 0.9 + 0.3 * len(labels)))
+    (xlabel, *labels), fonts = legible([xlabel, *labels])
     drawn = axes.barh(range(len(labels)), values, color=BLUE)
     axes.bar_label(drawn, [form.format(value) for value in values], padding=3, fontsize=9)
     axes.set_yticks(range(len(labels)), labels, parse_math=False)  # a $ begins no formula
@@ -169,15 +185,16 @@ def bars(labels: Sequence[str], values: Sequence[float], xlabel: str, form: str 
     axes.locator_params(axis="x", nbins=5)
     if max(values) >= 10:
         axes.xaxis.set_major_formatter("{x:,.0f}")
-    return figure
+    return use(fonts, figure)
 
 
-@rc_context(STYLE)
+@_house
 def matrices(values: dict[str, np.ndarray], xlabel: str, ylabel: str, names: Sequence[str] = ()) -> Figure:
     """Square matrices of values from 0 to 1 by their titles, in two columns, as shades of blue, row 0 on top. `names`
     are those of rows and columns."""
     rows, columns = -(-len(values) // 2), min(2, len(values))
     figure, axes = _new(rows, columns, (WIDTH * (0.35 + 0.325 * columns), 0.4 + 3.2 * rows), squeeze=False)
+    names, fonts = legible(names)
     for axis in axes.flat[len(values):]:
         axis.remove()
     for axis, (title, matrix) in zip(axes.flat, values.items(), strict=False):
@@ -190,4 +207,4 @@ def matrices(values: dict[str, np.ndarray], xlabel: str, ylabel: str, names: Seq
     figure.colorbar(image, ax=list(axes.flat[:len(values)]), shrink=0.6 / rows)
     figure.supxlabel(xlabel, fontsize=10)
     figure.supylabel(ylabel, fontsize=10)
-    return figure
+    return use(fonts, figure)

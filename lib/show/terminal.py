@@ -1,5 +1,7 @@
 """What a person at the terminal sees while a run goes on."""
 import contextlib
+import io
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -8,6 +10,20 @@ from typing import TextIO
 from lib.config import RunConfig
 from lib.runs.folder import RunFolder
 from lib.training.progress import minutes_to_target
+
+
+def prepare_streams() -> None:
+    """Make standard output and error take whatever is written: what their encoding lacks is replaced, and one that is
+    closed, or was never there as under pythonw, swallows it. No file opened later takes the number of a closed one."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (for as long as the process)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 class Screen:

@@ -30,18 +30,27 @@ class Corpus:
 def load_corpus(config: RunConfig) -> Corpus:
     """The text of config.input_file and its first config.max_tokens tokens; makes the default text where it is missing.
 
-    Raises InputError for a file that is missing, not UTF-8 text as far as it is used, or shorter than one window of
-    seq_len tokens, and where the prompt has more tokens than that.
+    Raises InputError for a file that is missing, cannot be read, is not UTF-8 text as far as it is used, or is shorter
+    than one window of seq_len tokens, where the default text cannot be written, and for a prompt longer than a window.
     """
     encode_prompt(config.prompt, config.seq_len)
     path = Path(os.path.normpath(ROOT / config.input_file))
-    if path == DEFAULT_FILE and not path.exists():
-        write_default_text(path)
-    if not path.is_file():
-        raise InputError(f"there is no text file {path}: name one with --input_file")
-    with open(path, "rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    tokens = _tokens(path, sha256, config.max_tokens)
+    try:
+        if path == DEFAULT_FILE and not path.exists():
+            write_default_text(path)
+        if path.exists() and not path.is_file():
+            kind = "a folder" if path.is_dir() else "a pipe or a device, which is not read twice"
+            raise InputError(f"{path} is {kind}: save the text in a file, and name that with --input_file")
+        with open(path, "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        tokens = _tokens(path, sha256, config.max_tokens)
+    except FileNotFoundError:
+        raise InputError(f"there is no text file {path}: name one with --input_file") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read or made ({error.strerror}): name another with --input_file") from None
+    if 0 < config.max_tokens < config.seq_len + 1:
+        raise InputError(f"max_tokens {config.max_tokens} is less than one window of seq_len {config.seq_len} and its "
+                         "target: raise --max_tokens, or lower --seq_len")
     if len(tokens) < config.seq_len + 1:
         raise InputError(f"{path} gives {len(tokens):,} tokens, fewer than one window of seq_len {config.seq_len} "
                          "and its target: lower --seq_len or use more text")
@@ -50,7 +59,7 @@ def load_corpus(config: RunConfig) -> Corpus:
 
 def _tokens(path: Path, sha256: str, most: int) -> np.ndarray:
     """The first `most` tokens of a text, 0 for all; those of a large text are encoded once and read from disk after."""
-    kept = TOKENS / f"{sha256}.uint16"
+    kept = TOKENS / f"{sha256}.gpt2"
     if kept.exists():
         return np.memmap(kept, np.uint16, mode="r")[:most or None]
     parts, count = [], 0

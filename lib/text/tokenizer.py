@@ -4,7 +4,8 @@ import functools
 import gzip
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tiktoken_ext.openai_public import r50k_pat_str
 from lib.config import InputError
 
 MERGES = Path(__file__).parent / "shipped" / "vocab.bpe.gz"
+END = "<|endoftext|>"  # one token, 50256, wherever it stands: so GPT-2 read it, and so transformers does
 
 
 def merges() -> str:
@@ -38,7 +40,7 @@ def vocabulary() -> dict[str, int]:
     The single bytes come first, then what each merge makes, at last the end of a text.
     """
     merged = [merge.replace(" ", "") for merge in merges().splitlines()[1:]]
-    return {token: number for number, token in enumerate([*byte_alphabet(), *merged, "<|endoftext|>"])}
+    return {token: number for number, token in enumerate([*byte_alphabet(), *merged, END])}
 
 
 @functools.cache
@@ -54,8 +56,8 @@ def pieces(path: Path, piece_bytes: int = 1_000_000) -> Iterator[str]:
     """The text of a UTF-8 file in pieces whose tokens, one after another, are those of the whole.
 
     A piece begins with a line break that no white space follows: of a stretch of white space GPT-2's pattern always
-    makes the last character a word of its own, unless that is a space. Where there is none, a piece is as long as it
-    must be. Raises InputError where the file is not text, OSError where it cannot be read.
+    makes the last character a word of its own, unless that is a space, or END comes after it. Where there is none, a
+    piece is as long as it must be. Raises InputError where the file is not text, OSError where it cannot be read.
     """
     decoder, done, read = codecs.getincrementaldecoder("utf-8")(), [], 0
     with open(path, "rb") as file:
@@ -81,15 +83,21 @@ def pieces(path: Path, piece_bytes: int = 1_000_000) -> Iterator[str]:
 def _last_joint(text: str) -> int:
     """Before which character a text may be cut last; 0 where there is none."""
     at = text.rfind("\n", 0, -1)
-    while at > 0 and text[at + 1].isspace():
+    while at > 0 and (text[at + 1].isspace() or END.startswith(text[at + 1:at + 1 + len(END)])):
         at = text.rfind("\n", 0, at)
     return max(0, at)
 
 
 def tokenize(texts: Iterable[str]) -> Iterator[np.ndarray]:
-    """The tokens of each text, (n,) uint16, several encoded side by side and few of them in memory at a time."""
+    """The tokens of each text, (n,) uint16, several encoded side by side and few of them in memory at a time. Raises
+    InputError where white space goes on for longer than GPT-2's pattern can be followed."""
     def encode(text: str) -> np.ndarray:
-        return encoding().encode_to_numpy(text, disallowed_special=()).astype(np.uint16)
+        try:
+            return encoding().encode_to_numpy(text, allowed_special="all").astype(np.uint16)
+        except ValueError as error:
+            longest = max(map(len, re.findall(r"\s+", text)), default=0)
+            raise InputError(f"the text cannot be cut into tokens ({error}): {longest:,} blanks and line breaks follow "
+                             "one another in it; take most of them out") from None
 
     encoding()  # once, before the threads ask for it
     texts = iter(texts)
@@ -98,9 +106,31 @@ def tokenize(texts: Iterable[str]) -> Iterator[np.ndarray]:
             yield from pool.map(encode, some)
 
 
+def token_repr(token: int) -> str:
+    """A token as Python writes its text, or where it is a part of a character, its bytes."""
+    data = encoding().decode_single_token_bytes(token)
+    try:
+        return repr(data.decode("utf-8"))
+    except UnicodeDecodeError:
+        return repr(data)
+
+
+def characters(tokens: Sequence[int]) -> Iterator[tuple[str, slice]]:
+    """The text of tokens in pieces of whole characters, each with its place among the tokens: a token, or those that
+    are one character together. Bytes that are no character, as at a cut, are written as \\xe4."""
+    data, begin = b"", 0
+    for place, token in enumerate(tokens, 1):
+        data += encoding().decode_single_token_bytes(token)
+        undecoded = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        text = undecoded.decode(data, final=place == len(tokens))
+        if not undecoded.getstate()[0]:
+            yield text, slice(begin, place)
+            data, begin = b"", place
+
+
 def encode_prompt(prompt: str, seq_len: int) -> list[int]:
     """The tokens of a prompt; InputError where it has none, or a model trained on seq_len tokens could not see all."""
-    tokens = encoding().encode_ordinary(prompt)
+    tokens = encoding().encode(prompt, allowed_special="all")
     if not tokens:
         raise InputError("prompt is empty: give at least one character, a line break for instance")
     if len(tokens) > seq_len:

@@ -3,8 +3,9 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 
 class Stopped(Exception):
@@ -15,7 +16,8 @@ class StopRequest:
     """While it is entered, an interrupt is noted rather than raised: the loop looks at `requested` after each step.
 
     An interrupt is the stop button of JupyterLab (SIGINT), a SIGTERM, or a file `stop_file`, which is how another
-    process asks. A second signal raises KeyboardInterrupt at once. Handlers are put back on leaving.
+    process asks. A second signal raises KeyboardInterrupt at once. Handlers are put back on leaving. A signal that was
+    ignored before, as under nohup, stays ignored.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -41,7 +43,7 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread set a handler
-            self._before = {signum: signal.signal(signum, self._note) for signum in self.SIGNALS}
+            self._before = _set(self.SIGNALS, self._note)
         return self
 
     def __exit__(self, *exc) -> None:
@@ -49,12 +51,18 @@ class StopRequest:
             signal.signal(signum, handler)
 
 
+def _set(signals: Iterable[int], handler: Callable) -> dict[int, Any]:
+    """Let a handler take those of some signals that are not ignored; returns what each had before."""
+    return {signum: signal.signal(signum, handler) for signum in signals if signal.getsignal(signum) != signal.SIG_IGN}
+
+
 @contextlib.contextmanager
 def interrupts_become(stop_file: Path) -> Iterator[None]:
     """Turn the first Ctrl-C, SIGTERM or hang-up into `stop_file`, which training looks for.
 
     A second one ends this process at once with exit code 130, and its kernel within a second, as a kill would: what
-    was saved stays. A stop file that was there before, or is left, is removed.
+    was saved stays. A stop file that was there before, or is left, is removed. A signal that whoever started this
+    process had it ignore, as nohup does with a hang-up, stays ignored.
     """
     asked = False
 
@@ -68,8 +76,7 @@ def interrupts_become(stop_file: Path) -> Iterator[None]:
 
     stop_file.unlink(missing_ok=True)
     names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # a hang-up is a closed terminal; the last is Windows'
-    before = {signum: signal.signal(signum, ask)
-              for signum in (getattr(signal, name) for name in names if hasattr(signal, name))}
+    before = _set([getattr(signal, name) for name in names if hasattr(signal, name)], ask)
     try:
         yield
     finally:

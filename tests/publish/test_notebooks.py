@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from lib.config import ROOT, RunConfig, preset_config
-from lib.publish import notebooks
+from lib.publish import engine, notebooks
 from lib.publish.notebooks import SOURCES, is_complete, run_notebook
 from lib.publish.report import CHAPTERS
 from lib.runs.checkpoint import load_checkpoint
@@ -156,14 +156,14 @@ def test_output_is_merged_and_overwritten_lines_are_dropped(written, tmp_path):
 
 
 def test_a_disk_that_is_full_for_a_while_does_not_stop_the_cells(written, tmp_path, monkeypatch):
-    really, asked = notebooks.write_whole, []
+    really, asked = engine.write_whole, []
 
     def full(text, path):
         asked.append(path)
         if len(asked) < 4:
             raise OSError(28, "No space left on device")
         really(text, path)
-    monkeypatch.setattr(notebooks, "write_whole", full)
+    monkeypatch.setattr(engine, "write_whole", full)
     outcome, cells = written("print(1)", f"open({str(tmp_path / 'ran')!r}, 'w')")
     assert outcome == "completed" and (tmp_path / "ran").exists() and cells[0].outputs[0].text == "1\n"
 
@@ -232,7 +232,7 @@ def test_ctrl_c_ends_a_run_after_its_step_with_a_report(endless, moment):
     if moment == "2_model":  # training may just have begun
         assert re.search("Stopped by the user (before its first step|at step 1:)", rest)
     assert "Stopped by the user" in run.report.read_text()
-    assert not list(run.path.rglob("*.part")) and not run.stop_file.exists()
+    assert not list(run.path.rglob("*.lab-part")) and not run.stop_file.exists()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals between processes")

@@ -24,8 +24,8 @@ def made(path, name: str, corpus_loss: float | None, **changes) -> RunFolder:
 def test_the_run_with_the_lowest_loss_leads_and_unmeasured_ones_come_last(tmp_path):
     made(tmp_path, "b", 0.5), made(tmp_path, "a", 0.0912345678), made(tmp_path, "c", None, lr=1e-4)
     (tmp_path / "not-a-run").mkdir()
-    runs = find_runs(f"{relative_to_root(tmp_path)}/*  {relative_to_root(tmp_path)}/a")
-    assert [run.path.name for run in runs] == ["a", "b", "c"]
+    runs, unread = find_runs(f"{relative_to_root(tmp_path)}/*  {relative_to_root(tmp_path)}/a")
+    assert not unread and [run.path.name for run in runs] == ["a", "b", "c"]
     table = leaderboard(runs).rename(index=lambda path: path.rpartition("/")[2])
     assert list(table.index) == ["a", "b", "c", "the course project's run"]
     assert list(table["loss over all tokens"]) == ["0.091235", "0.500000", "unmeasured", "unmeasured"]

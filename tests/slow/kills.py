@@ -33,7 +33,7 @@ def main(wanted: int) -> int:
                     return 1
                 ended += 1
                 unequal += differences(reference, folder)
-                broken += list(folder.rglob("*.part"))
+                broken += list(folder.rglob("*.lab-part"))
                 if sum(kills.values()) >= wanted:
                     break
                 folder = Path(place, f"run-{ended + 1}")

@@ -55,7 +55,7 @@ def main(wanted: int) -> int:
             if code != 130 or summary["state"] != "stopped" or "Stopped by the user" not in run.report.read_text():
                 wrong.append(f"{moment}: exit {code}, {summary['verdict']}\n{printed(process)}")
             saved = run.last_checkpoint.exists() or "before its first step" in summary["verdict"]
-            if not saved or list(folder.rglob("*.part")) or unreadable(folder) or outlived(running):
+            if not saved or list(folder.rglob("*.lab-part")) or unreadable(folder) or outlived(running):
                 wrong.append(f"{moment}: files or processes")
             resumed = begin_or_resume(folder)
             if resumed.wait() != 3 or differences(reference, folder):

@@ -60,6 +60,7 @@ class RunConfig:
     n_embd: Count = 768  # channels of the residual stream
     block_size: Count = 1024  # positions the model has embeddings for
     dropout: Fraction = 0.0  # share of activations dropped in training; 0 memorises fastest
+    init: Literal["gpt2", "look_back"] = "gpt2"  # how weights begin; look_back: heads at the tokens just before
     init_from: str = ""  # begin with the weights of this run or exported folder; empty: random ones
     # a step
     batch_size: Count = 8  # sequences in a micro-batch
@@ -108,6 +109,8 @@ class RunConfig:
             raise InputError(f"seq_len {self.seq_len} is longer than block_size {self.block_size}: lower --seq_len")
         if self.n_embd % self.n_head:
             raise InputError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}: change one of them")
+        if self.init == "look_back" and (self.n_head < 2 or self.n_embd // self.n_head % 2):
+            raise InputError("--init look_back needs two heads or more, each of an even size: change --n_head")
         if self.optimizer == "muon" and self.muon_rows and self.n_embd % self.muon_rows:
             raise InputError(f"n_embd {self.n_embd} is not a multiple of muon_rows {self.muon_rows}: change it")
         if self.warmup_steps >= self.steps:
@@ -164,9 +167,9 @@ def relative_to_root(path: str | os.PathLike) -> str:
 
 
 # What the weights, the optimiser's moments or the order of the data of a run already depend on
-FIXED_ON_RESUME = ("max_tokens", "order", "n_layer", "n_head", "n_embd", "block_size", "init_from", "batch_size",
-                   "seq_len", "grad_accum", "sampled_softmax", "optimizer", "muon_rows", "muon_lr", "embedding_lr",
-                   "lr", "weight_decay", "beta1", "beta2", "seed")
+FIXED_ON_RESUME = ("max_tokens", "order", "n_layer", "n_head", "n_embd", "block_size", "init", "init_from",
+                   "batch_size", "seq_len", "grad_accum", "sampled_softmax", "optimizer", "muon_rows", "muon_lr",
+                   "embedding_lr", "lr", "weight_decay", "beta1", "beta2", "seed")
 
 NOT_BEHAVIOUR = ("out_dir", "note", "resume")  # parameters that say which run it is, not what it does
 

@@ -11,6 +11,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from lib.config import RunConfig
+from lib.model.start import look_back
 
 
 @dataclass(frozen=True)
@@ -192,9 +193,13 @@ class GPT(nn.Module):
 
 
 def new_model(config: RunConfig, device: torch.device | str = "cpu") -> GPT:
-    """A model of a run's shape with random weights, drawn on the processor from config.seed."""
+    """A model of a run's shape with random weights, drawn on the processor from config.seed; with config.init
+    `look_back`, attention in its first layer is set to look back."""
     torch.manual_seed(config.seed)
-    return shaped_model(config).to(device)
+    model = shaped_model(config)
+    if config.init == "look_back":
+        look_back(model)
+    return model.to(device)
 
 
 def model_from(weights: dict[str, torch.Tensor], config: RunConfig) -> GPT:

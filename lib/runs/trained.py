@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from lib.config import InputError, RunConfig
 from lib.model.gpt import GPT, model_from
+from lib.model.start import origin
 from lib.runs.checkpoint import best_weights
 from lib.runs.folder import RunFolder
 from lib.text.corpus import load_corpus
@@ -42,7 +43,7 @@ class TrainedModel:
     @property
     def origin(self) -> str:
         """What weights its training began with."""
-        return f"the weights of {Path(self.config.init_from).name}" if self.config.init_from else "random weights"
+        return origin(self.config)
 
     def digest(self) -> str:
         """The SHA-256 of the weights, the same for those of a run and for what was exported of it."""

@@ -12,11 +12,12 @@ def make_optimizers(model: GPT, config: RunConfig) -> list[torch.optim.Optimizer
     """The optimisers of a run, each parameter in one of them; every group keeps its peak rate as `peak_lr`.
 
     AdamW (Loshchilov & Hutter, 2019) updates everything, or, with config.optimizer `muon`, all but the matrices of the
-    blocks. Weight decay acts on matrices only.
+    blocks. Weight decay acts on matrices only. The position table of a model that began by looking back stays as it is.
     """
     blocks = [p for p in model.h.parameters() if p.dim() == 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
-    groups = [{"params": [model.wte.weight], "lr": config.embedding_lr or config.lr}, {"params": [model.wpe.weight]},
+    groups = [{"params": [model.wte.weight], "lr": config.embedding_lr or config.lr},
+              {"params": [model.wpe.weight], "lr": 0.0 if config.init == "look_back" else config.lr},
               {"params": vectors, "weight_decay": 0.0}]
     optimizers = []
     if config.optimizer == "muon":

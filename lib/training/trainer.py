@@ -9,6 +9,7 @@ from lib.config import ROOT, InputError, RunConfig
 from lib.files import sweep
 from lib.model.gpt import GPT
 from lib.model.sampling import sample_texts
+from lib.model.start import origin
 from lib.runs.checkpoint import CheckpointWriter, load_first, require_space_for_run
 from lib.runs.folder import RunFolder
 from lib.runs.trained import open_model
@@ -44,7 +45,7 @@ class Trainer:
         elif config.init_from:
             trained = open_model(ROOT / config.init_from)
             model.load_state_dict(trained.model.state_dict())
-            self.say(f"begins with the weights of {config.init_from}, SHA-256 {trained.digest()}")
+            self.say(f"the weights of {config.init_from} have the SHA-256 {trained.digest()}")
 
     def train(self) -> dict[str, Any]:
         """Train, and return the run's summary as it was written to its folder.
@@ -74,7 +75,8 @@ class Trainer:
                  f"{c.tokens_per_step:,} tokens a step, {self.machine.name()}, {self.machine.precision}")
         if self.machine.notice:
             self.say(self.machine.notice)
-        if p.step == 0:  # later much of it has been taken already
+        if p.step == 0:
+            self.say(f"begins with {origin(c)}")
             self.say(memory_notice(c, self.model.num_parameters(), self.machine))
         self._called = time.perf_counter()
         self._began = self._called - p.elapsed_sec

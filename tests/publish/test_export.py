@@ -78,7 +78,7 @@ def test_a_new_run_can_begin_with_an_exported_model(run, config, corpus, machine
     trainer = Trainer(new_model(config, machine.device), corpus, config, again, machine)
     for name, weights in open_model(run.path).model.state_dict().items():
         assert torch.equal(trainer.model.state_dict()[name], weights)
-    assert trainer.train()["step"] == 2 and "begins with the weights of" in again.log_file.read_text()
+    assert trainer.train()["step"] == 2 and "have the SHA-256" in again.log_file.read_text()
     card = (export(again, tmp_path / "exported again") / "README.md").read_text()
     assert "# GPT-2, trained from the weights of exported\n" in card and str(tmp_path) not in card
     monkeypatch.chdir(tmp_path)

@@ -1,0 +1,50 @@
+"""A start that looks back does what it says, and is a GPT-2 like any other."""
+import pytest
+import torch
+
+from lib.config import InputError, preset_config
+from lib.model.gpt import new_model
+from lib.model.inspection import attention_weights
+from lib.model.start import origin
+
+SHAPE = dict(n_layer=2, n_head=12, n_embd=768, block_size=256, seq_len=32)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return new_model(preset_config("tiny", **SHAPE, init="look_back")).eval()
+
+
+def test_each_head_of_the_first_layer_looks_at_its_own_token_before(model):
+    idx = torch.randint(50257, (200,), generator=torch.Generator().manual_seed(0))
+    weights = attention_weights(model, idx)[0]  # (nh, T, T)
+    for h in range(12):
+        assert weights[h].diagonal(-h)[20:].mean() > 0.9
+
+
+def test_where_a_passage_stands_changes_nothing_once_its_context_is_full(model):
+    idx = torch.randint(50257, (1, 60), generator=torch.Generator().manual_seed(0))
+    hidden = []
+    model.h[0].register_forward_hook(lambda module, inputs, output: hidden.append(output.detach()))
+    for start in (0, 20):
+        with torch.inference_mode():
+            model(idx[:, start:])
+    early, late = hidden[0][0, 40:, :704], hidden[1][0, 20:, :704]  # without the channels of positions
+    assert torch.nn.functional.cosine_similarity(early, late, dim=1).min() > 0.95
+
+
+def test_all_else_begins_as_gpt2_does():
+    ours, theirs = (new_model(preset_config("tiny", **SHAPE, init=init)).state_dict() for init in ("look_back", "gpt2"))
+    assert ours.keys() == theirs.keys()
+    same = {name for name in ours if torch.equal(ours[name], theirs[name])}
+    assert {name for name in ours if name.startswith("h.1.") and "ln" not in name} <= same
+    assert torch.equal(ours["wte.weight"][:, :704], theirs["wte.weight"][:, :704])
+    assert ours["h.0.attn.c_proj.weight"].std().item() == pytest.approx(0.02, rel=0.02)
+
+
+def test_what_a_run_begins_with_is_said():
+    assert origin(preset_config("tiny")) == "random weights"
+    assert "set to look at the tokens just before" in origin(preset_config("tiny", init="look_back"))
+    assert origin(preset_config("tiny", init="look_back", init_from="runs/x")) == "the weights of x"
+    with pytest.raises(InputError, match="n_head"):
+        preset_config("tiny", init="look_back", n_head=1)

@@ -1,5 +1,7 @@
 """What goes on inside a model: where its heads look, which tokens it takes for related."""
+import contextlib
 import html
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -30,6 +32,22 @@ def attention_weights(model: GPT, idx: torch.Tensor) -> torch.Tensor:
         for hook in hooks:
             hook.remove()
     return torch.stack(weights)
+
+
+@contextlib.contextmanager
+def averaging(model: GPT) -> Iterator[None]:
+    """While it is entered, every head averages all the tokens it may look at: its queries are zero."""
+    C = model.config.n_embd
+    queries = [parameter for block in model.h for parameter in (block.attn.c_attn.weight, block.attn.c_attn.bias)]
+    before = [parameter[:C].clone() for parameter in queries]
+    with torch.no_grad():
+        for parameter in queries:
+            parameter[:C] = 0
+        try:
+            yield
+        finally:
+            for parameter, rows in zip(queries, before, strict=True):
+                parameter[:C] = rows
 
 
 def telling_heads(weights: torch.Tensor, tokens: np.ndarray) -> dict[str, tuple[int, int, float]]:

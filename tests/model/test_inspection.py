@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from lib.model.gpt import new_model
-from lib.model.inspection import attention_weights, neighbours, shaded, telling_heads
+from lib.model.inspection import attention_weights, averaging, neighbours, shaded, telling_heads
+
+
+def test_a_head_that_averages_looks_at_all_it_may_alike_and_is_itself_again_afterwards(config, machine):
+    model = new_model(config, machine.device).eval()
+    idx, before = torch.randint(50257, (9,)), {name: part.clone() for name, part in model.state_dict().items()}
+    with averaging(model):
+        weights = attention_weights(model, idx)
+    even = torch.tril(torch.ones(9, 9)) / torch.arange(1, 10)[:, None]
+    assert torch.allclose(weights, even.expand_as(weights), atol=1e-6)
+    assert all(torch.equal(part, before[name]) for name, part in model.state_dict().items())
 
 
 def test_attention_weights_are_those_that_the_model_uses(config, machine):

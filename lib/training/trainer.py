@@ -38,8 +38,7 @@ class Trainer:
         self.update = TrainingStep(model, corpus, config, machine)
         self.writer = CheckpointWriter()
         self.progress = Progress(self.update.epoch_steps)
-        self._printed = -math.inf  # when the last line went to the screen
-        self._view_failed = False
+        self._printed, self._view_failed = -math.inf, False  # when the last line went to the screen; `on_log` raised
         if run.checkpoints():
             self._load()
         elif config.init_from:

@@ -114,6 +114,7 @@ def test_a_notebooks_cell_follows_its_preset_but_for_what_was_edited():
 
 def test_a_notebook_prints_the_values_that_its_preset_puts_in_place_of_those_shown(capsys):
     cell = dataclasses.asdict(preset_config("notebook"))
+    cell["__annotations__"] = dict.fromkeys(cell)
     for preset in ("notebook", "given"):
         notebook_config(cell | {"preset": preset, "steps": 7})
     assert capsys.readouterr().out == ""

@@ -1,5 +1,4 @@
 """Where the files of a run are, and their formats. Nothing else in the project knows a file name or a column."""
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -12,9 +11,11 @@ from lib.config import ROOT, InputError, RunConfig, relative_to_root
 from lib.files import write_json, write_whole
 from lib.runs.formats import (
     append_row,
+    drop_rows_after,
     in_todays_columns,
     in_todays_words,
     parse_samples,
+    read_json,
     read_rows,
     sample_entry,
     sampled_rows,
@@ -98,13 +99,13 @@ class RunFolder:
         the latest first, under `before`."""
         before = {}
         if self.config_file.exists():
-            earlier = self._read_json(self.config_file)
+            earlier = read_json(self.config_file)
             before = {"before": [earlier, *earlier.pop("before", [])]}
         write_json({"parameters": asdict(config), **facts, **before}, self.config_file)
 
     def read_config(self) -> tuple[RunConfig, dict[str, Any]]:
         """The parameters and the other facts; InputError where this is not a run."""
-        facts = self._read_json(self.config_file)
+        facts = read_json(self.config_file)
         if not isinstance(facts.get("parameters"), dict):  # that of an exported model is what transformers reads
             raise InputError(f"{self.path} is not a run: its {self.config_file.name} is of something else")
         try:
@@ -120,10 +121,6 @@ class RunFolder:
         except (KeyError, TypeError):
             raise InputError(f"{self.config_file} does not say which text was learned: begin a new run") from None
 
-    def version(self) -> str:
-        """What of this project wrote the run, in words."""
-        return version_of(self._read_json(self.config_file))
-
     # summary.json: how it stands, or ended
 
     def write_summary(self, summary: dict[str, Any]) -> None:
@@ -133,8 +130,9 @@ class RunFolder:
     def record_end(self, outcome: str) -> None:
         """Correct the summary where the process that trained could not: its notebook "failed", its kernel "died", or
         it was "stopped" before it began."""
-        summary = self._read_json(self.summary_file) if self.summary_file.exists() else {}
-        if summary.get("state") == outcome == "failed" or self.is_locked():
+        summary = read_json(self.summary_file) if self.summary_file.exists() else {}
+        ended = summary.get("state") in ("reached", "limit", "stopped", "failed")  # and a cell after training raised
+        if (ended and outcome == "failed") or self.is_locked():
             return
         where = f" after step {summary['step']:,}" if "step" in summary else " before its first step"
         what = {"died": f"The kernel died{where}, killed for its memory perhaps", "failed": f"Training failed{where}",
@@ -143,7 +141,7 @@ class RunFolder:
 
     def read_summary(self) -> dict[str, Any]:
         """The summary. Where it says `running` and nobody trains here, the process was killed: that is the state."""
-        summary = self._read_json(self.summary_file)
+        summary = read_json(self.summary_file)
         if "state" not in summary:
             raise InputError(f"{self.summary_file} does not say how the run stands: it is of something else")
         if summary["state"] == "running" and not self.is_locked():
@@ -224,27 +222,10 @@ class RunFolder:
         """Drop rows and samples of later steps: a run resumed from `step` will write them again."""
         for table in (self.metrics_file, self.usage_file, self.token_losses_file):
             if table.exists():
-                lines = table.read_bytes().decode("utf-8").splitlines(keepends=True)
-                whole = [line for line in lines if line.endswith("\n")]  # a full disk may have cut the last one
-                kept = [line for line in whole[1:] if int(line.partition(",")[0]) <= step]
-                write_whole("".join(whole[:1] + kept), table)
+                drop_rows_after(table, step)
         if self.samples_file.exists():
             kept = [sample_entry(*sample) for sample in self.read_samples() if sample[0] <= step]
             write_whole("".join(kept), self.samples_file)
-
-    def _read_json(self, path: Path) -> dict[str, Any]:
-        """The dictionary in a file; InputError where there is none that can be read."""
-        try:
-            content = json.loads(path.read_text("utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            raise InputError(f"{self.path} is not a run: it holds no {path.name}") from None
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}") from None
-        except ValueError:  # not JSON, or not UTF-8
-            content = None
-        if not isinstance(content, dict):
-            raise InputError(f"{path} is empty, cut or of something else, so the run cannot be read: begin a new one")
-        return content
 
 
 def utc_now() -> str:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lib.config import InputError
+from lib.files import write_whole
+
 SEPARATOR = "=" * 80  # behind a sample
 
 
@@ -76,3 +79,25 @@ def sampled_rows(path: Path, points: int) -> list[dict[str, str]]:
                     row = dict(zip(header, line.decode().strip().split(","), strict=False))
                     rows[int(row["step"])] = row
     return [rows[step] for step in sorted(rows)]
+
+
+def drop_rows_after(path: Path, step: int) -> None:
+    """Take the rows of later steps out of a table, and one that a full disk cut."""
+    whole = [line for line in path.read_bytes().decode("utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    kept = [line for line in whole[1:] if int(line.partition(",")[0]) <= step]
+    write_whole("".join(whole[:1] + kept), path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The dictionary in a file of a run's folder; InputError where there is none that can be read."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path.parent} is not a run: it holds no {path.name}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError:  # not JSON, or not UTF-8
+        content = None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is empty, cut or of something else, so the run cannot be read: begin a new one")
+    return content

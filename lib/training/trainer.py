@@ -12,6 +12,7 @@ from lib.model.sampling import sample_texts
 from lib.model.start import origin
 from lib.runs.checkpoint import CheckpointWriter, load_first, require_space_for_run
 from lib.runs.folder import RunFolder
+from lib.runs.formats import version_of
 from lib.runs.trained import open_model
 from lib.text.corpus import Corpus
 from lib.training.evaluation import first_window_losses
@@ -217,8 +218,9 @@ class Trainer:
         try:
             self.progress = p = Progress.from_state_dict(state["progress"])
         except (KeyError, TypeError):
-            raise InputError(f"{path} was written by {self.run.version()}, and this one keeps something else in it: go "
-                             "on with that one, or begin a new run with its weights by --init_from") from None
+            wrote = version_of(self.run.read_config()[1])
+            raise InputError(f"{path} was written by {wrote}, which keeps other things in it: go on with that one, or "
+                             "begin a new run with its weights by --init_from") from None
         self.update.load_state_dict(state)
         p.restarts.append(p.step)
         self.say(f"resumed at step {p.step:,} after {p.tokens:,} tokens, from {path.name}")

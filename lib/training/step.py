@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from lib.config import RunConfig
-from lib.model.gpt import GPT
+from lib.model.gpt import GPT, Candidates
 from lib.text.corpus import Batches, Corpus
 from lib.training.alerts import leading_rate
 from lib.training.machine import Machine
@@ -19,7 +19,7 @@ class TrainingStep:
     travels in the checkpoint.
 
     On a GPU a step is queued in a fraction of the time that it takes there. As long as nobody reads, the next one is
-    queued before it has ended, and the GPU never waits for Python.
+    queued before it has ended, and what it reads is fetched behind the step before it: the GPU never waits for Python.
     """
 
     def __init__(self, model: GPT, corpus: Corpus, config: RunConfig, machine: Machine):
@@ -27,9 +27,10 @@ class TrainingStep:
         self.batches = Batches(corpus.tokens, config)
         self.sampled_softmax = SampledSoftmax(corpus.tokens, model.config.vocab_size, config.seed,
                                               machine) if config.sampled_softmax else None
-        self.optimizers = make_optimizers(model, config)
+        self.optimizers = make_optimizers(model, config, machine.amp)
         self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.amp is torch.float16)
         self.forward = torch.compile(model) if config.compile else model
+        self._fetched = -1, None  # a micro-batch's number, and what it reads
         self._unread: list[tuple[int, torch.Tensor, float]] = []  # step, its loss and gradient norm, rate
 
     @property
@@ -48,11 +49,11 @@ class TrainingStep:
         self.model.zero_grad(set_to_none=True)  # a step that was interrupted may have left some
         loss = torch.zeros((), device=self.machine.device)
         for k in range(step * c.grad_accum, (step + 1) * c.grad_accum):
-            x, y = (self.machine.to_device(torch.from_numpy(part)) for part in self.batches.batch(k))
-            candidates = self.sampled_softmax.candidates(step, k) if self.sampled_softmax else None
+            windows, candidates = self._fetched[1] if self._fetched[0] == k else self._fetch(k)
             with self.machine.autocast():
-                micro_loss = self.forward(x, y, candidates=candidates) / c.grad_accum
+                micro_loss = self.forward(windows[:, :-1], windows[:, 1:], candidates=candidates) / c.grad_accum
             self.scaler.scale(micro_loss).backward()
+            self._fetched = k + 1, self._fetch(k + 1)
             loss += micro_loss.detach()
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
@@ -72,6 +73,12 @@ class TrainingStep:
         c = self.config
         return (not self.machine.is_asynchronous or steps in (1, c.steps)
                 or any(steps % every == 0 for every in (c.log_every, c.sample_every, c.save_every)))
+
+    def _fetch(self, k: int) -> tuple[torch.Tensor, Candidates | None]:
+        """The windows of micro-batch k, (B, T + 1), and the candidates of its softmax, on the device."""
+        step = k // self.config.grad_accum
+        return (self.machine.to_device(torch.from_numpy(self.batches.windows(k))),
+                self.sampled_softmax.candidates(step, k) if self.sampled_softmax else None)
 
     def read(self) -> list[StepResult]:
         """Wait for the steps since the last call, and return what each of them gave.
@@ -93,7 +100,7 @@ class TrainingStep:
         return {"model": self.model.state_dict(),
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
                 "scaler": self.scaler.state_dict(), "rng": torch.get_rng_state(),
-                "cuda_rng": torch.cuda.get_rng_state() if self.machine.device.type == "cuda" else None}
+                "device_rng": self.machine.rng_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on as the step did that this state is of."""
@@ -103,5 +110,4 @@ class TrainingStep:
         if state["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] is not None and self.machine.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"])
+        self.machine.set_rng_state(state["device_rng"])

@@ -1,5 +1,6 @@
 """One update of the weights, and everything that it depends on besides the text."""
 import math
+import time
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from lib.training.machine import Machine
 from lib.training.optimizer import make_optimizers, rate_factor
 from lib.training.progress import StepResult
 from lib.training.sampled_softmax import SampledSoftmax
+
+READ_EVERY_SEC = 1
 
 
 class TrainingStep:
@@ -31,6 +34,7 @@ class TrainingStep:
         self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.amp is torch.float16)
         self.forward = torch.compile(model) if config.compile else model
         self._fetched = -1, None  # a micro-batch's number, and what it reads
+        self._read_at = time.perf_counter()
         self._unread: list[tuple[int, torch.Tensor, float]] = []  # step, its loss and gradient norm, rate
 
     @property
@@ -69,9 +73,10 @@ class TrainingStep:
 
     def is_read_after(self, steps: int) -> bool:
         """Whether to wait for what so many steps gave: always where that costs nothing, otherwise where a row, a sample
-        or a checkpoint is due."""
+        or a checkpoint is due, and at least every READ_EVERY_SEC, so that a limit in hours is seen in time."""
         c = self.config
         return (not self.machine.is_asynchronous or steps in (1, c.steps)
+                or time.perf_counter() - self._read_at >= READ_EVERY_SEC
                 or any(steps % every == 0 for every in (c.log_every, c.sample_every, c.save_every)))
 
     def _fetch(self, k: int) -> tuple[torch.Tensor, Candidates | None]:
@@ -88,6 +93,7 @@ class TrainingStep:
         steps, numbers, rates = zip(*self._unread, strict=True)
         self._unread = []
         results = torch.stack(numbers).tolist()
+        self._read_at = time.perf_counter()
         for step, (loss, grad_norm) in zip(steps, results, strict=True):
             if not math.isfinite(loss) or not (self.scaler.is_enabled() or math.isfinite(grad_norm)):
                 raise FloatingPointError(f"step {step + 1}: loss {loss}, gradient norm {grad_norm}. What usually "

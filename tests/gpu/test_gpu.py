@@ -154,7 +154,7 @@ def test_the_memory_told_before_a_run_is_what_it_takes(amp):
 
 
 def test_a_run_reaches_its_target_by_a_figure_that_the_processor_finds_too(on_gpu, corpus):
-    t = trainer(on_gpu, corpus, amp="auto", max_tokens=0, target_loss=2.5, steps=400)
+    t = trainer(on_gpu, corpus, amp="auto", max_tokens=0, order="fixed", target_loss=2.5, steps=400)
     summary = t.train()
     assert summary["state"] == "reached" and t.machine.precision != "fp32"
     t.run.write_config(t.config, {})

@@ -21,7 +21,7 @@ import tyro
 from lib.config import PRESETS, ROOT, InputError, RunConfig, default_preset, preset_config, relative_to_root
 from lib.files import sweep
 from lib.runs.folder import RunFolder
-from lib.runs.locate import open_run, resumed_run
+from lib.runs.locate import open_run, recorded_amp, resumed_run
 from lib.show.terminal import Screen, prepare_streams
 from lib.training.stopping import interrupts_become
 
@@ -64,7 +64,8 @@ def parse(arguments: list[str]) -> tuple[RunConfig, str, Arguments]:
         preset, base = "resumed", dataclasses.replace(run.read_config()[0], out_dir=str(run.path))
     elif early.reproduce:
         original = RunFolder(Path.cwd() / early.reproduce)
-        preset, base = "reproduced", dataclasses.replace(original.read_config()[0], out_dir="", resume="")
+        before = original.read_config()[0]
+        preset, base = "reproduced", dataclasses.replace(before, out_dir="", resume="", amp=recorded_amp(original))
     elif {"-h", "--help"} & set(arguments):
         preset, base = "auto", preset_config("excerpt")
     else:

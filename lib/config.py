@@ -8,7 +8,6 @@ import math
 import os
 import shlex
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -96,9 +95,10 @@ class RunConfig:
     temperature: PositiveOrZero = 0.9  # below 1 sharpens the choice, above 1 flattens it; 0 takes the likeliest
     top_k: CountOrZero = 50  # choose among this many likeliest tokens; 0: among all
     # the machine
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # where to compute; auto: a GPU if there is one
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: cuda or else cpu; CUDA_VISIBLE_DEVICES picks a GPU
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # mixed precision; auto: where the hardware is made for it
     compile: bool = False  # compile the model with torch.compile
+    deterministic: bool = False  # on a GPU too, the same run gives the same bits; slower
     seed: Annotated[int, Bounds(low=0, high=2 ** 63)] = 1337  # of the weights, the order of the windows and the samples
     resume: str = ""  # go on with this run: its folder or its last.pt
 
@@ -239,18 +239,18 @@ def notebook_config(cell: dict[str, Any]) -> RunConfig:
 
 
 def default_preset(input_file: str) -> str:
-    """`plain` for a text of one's own; otherwise `full` with a GPU and `excerpt` without one."""
+    """`plain` for a text of one's own; otherwise `full` with a CUDA device and `excerpt` without one."""
     if input_file:
         return "plain"
     return "full" if _has_gpu() else "excerpt"
 
 
 def _has_gpu() -> bool:
-    """Whether torch can use a GPU; torch is imported only where a driver makes that likely, for it takes seconds."""
-    if not (shutil.which("nvidia-smi") or shutil.which("rocm-smi") or sys.platform == "darwin"):
+    """Whether torch can use a CUDA device; torch is imported only where a driver makes that likely."""
+    if not (shutil.which("nvidia-smi") or shutil.which("rocm-smi")):
         return False
     import torch
-    return torch.cuda.is_available() or torch.backends.mps.is_available()
+    return torch.cuda.is_available()
 
 
 def _known(kind: str, name: str, names) -> None:

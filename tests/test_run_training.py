@@ -24,7 +24,7 @@ from lib.publish.notebooks import run_notebook
 from lib.publish.readme import NAMES
 from lib.publish.report import CHAPTERS
 from lib.runs.folder import RunFolder
-from lib.runs.locate import open_run
+from lib.runs.locate import open_run, recorded_amp
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -186,7 +186,8 @@ def test_a_run_is_done_again_and_compared(finished, tmp_path, monkeypatch, capsy
         folder = tmp_path / f"again-{expected}"
         assert run_training.main(["--reproduce", str(original.path), "--out_dir", str(folder)]) == expected
         assert words in capsys.readouterr().out
-        assert dataclasses.replace(asked[-1], out_dir="") == dataclasses.replace(original.read_config()[0], out_dir="")
+        expected_config = dataclasses.replace(original.read_config()[0], out_dir="", amp=recorded_amp(original))
+        assert dataclasses.replace(asked[-1], out_dir="") == expected_config
     other = tmp_path / "other.txt"
     other.write_text("Another text. " * 400)
     for arguments, message in ((["--input_file", str(other)], "is not the text"), (["--resume", "x"], "choose one"),

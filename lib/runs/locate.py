@@ -92,8 +92,7 @@ def resumed_run(resume: str) -> RunFolder:
 
     Raises InputError where it cannot be gone on with: no run, one that another process trains, no intact checkpoint.
     """
-    path = Path(os.path.normpath(ROOT / resume))
-    run = RunFolder(path.parent.parent if path.suffix == ".pt" else path)
+    path, run = Path(os.path.normpath(ROOT / resume)), run_of(resume)
     if path.suffix == ".pt" and path != run.last_checkpoint:
         raise InputError(f"a run goes on from its last.pt, not from {path}: name that, or the run's folder")
     if list(run.path.glob("*.safetensors")):
@@ -107,6 +106,22 @@ def resumed_run(resume: str) -> RunFolder:
         raise InputError(f"{' and '.join(map(str, damaged))} cannot be gone on from: the digest does not fit, so it is "
                          "damaged or not a checkpoint of this project. Start a new run")
     return run
+
+
+def run_of(resume: str) -> RunFolder:
+    """The run that `resume` names, by its folder or by a checkpoint in it."""
+    path = Path(os.path.normpath(ROOT / resume))
+    return RunFolder(path.parent.parent if path.suffix == ".pt" else path)
+
+
+def recorded_amp(run: RunFolder) -> str:
+    """The --amp that asks for the precision a run computed in last, however that was chosen; InputError where it is not
+    recorded."""
+    try:
+        precision = run.read_config()[1]["machine"]["precision"]
+    except (KeyError, TypeError):
+        raise InputError(f"{run.config_file} does not say in which precision it computed: begin a new run") from None
+    return "off" if precision == "fp32" else precision
 
 
 def find_runs(patterns: str) -> tuple[list[RunFolder], dict[str, str]]:

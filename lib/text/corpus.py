@@ -114,7 +114,11 @@ class Batches:
         return np.array([self._epoch_starts(epoch)[place]
                          for epoch, place in zip(epochs.tolist(), places.tolist(), strict=True)])
 
+    def windows(self, k: int) -> np.ndarray:
+        """The windows of micro-batch k with their last target, (B, T + 1) int64."""
+        return self.tokens[self.starts(k)[:, None] + np.arange(self.seq_len + 1)].astype(np.int64)
+
     def batch(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Inputs x and targets y of micro-batch k, (B, T) int64 each; y is x moved on by one token."""
-        windows = self.tokens[self.starts(k)[:, None] + np.arange(self.seq_len + 1)].astype(np.int64)
+        windows = self.windows(k)
         return windows[:, :-1], windows[:, 1:]

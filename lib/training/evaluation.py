@@ -62,9 +62,9 @@ def first_window_losses(model: GPT, tokens: np.ndarray, seq_len: int, machine: M
 
 @torch.inference_mode()
 def token_losses(model: GPT, x: torch.Tensor, y: torch.Tensor, machine: Machine) -> np.ndarray:
-    """The loss of each target y of inputs x (B, T), (B, T) float64. Leaves the model in eval mode."""
+    """The loss of each target y of inputs x (B, T), (B, T) float64: in float32 whatever training computes in, so that
+    it is a figure of the weights. Leaves the model in eval mode."""
     model.eval()
-    with machine.autocast():
-        logits = model(x.to(machine.device))  # (B, T, V)
-        losses = F.cross_entropy(logits.flatten(0, 1), y.flatten().to(machine.device), reduction="none")
+    logits = model(x.to(machine.device))  # (B, T, V)
+    losses = F.cross_entropy(logits.flatten(0, 1), y.flatten().to(machine.device), reduction="none")
     return losses.view(y.shape).cpu().double().numpy()  # in this order: Apple's GPUs have no float64

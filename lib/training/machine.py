@@ -2,6 +2,7 @@
 import ctypes
 import os
 import platform
+import subprocess
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,6 +11,10 @@ import psutil
 import torch
 
 from lib.config import InputError, RunConfig
+from lib.runs.locate import recorded_amp, run_of
+
+MPS_IS_UNTRIED = ("nobody has measured this project on an Apple GPU, and torch 2.13 computes wrong gradients on M1 and "
+                  "M2 (pytorch issue 193487): compare the first losses with those of --device cpu")
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,16 @@ class Machine:
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
 
+    def rng_state(self) -> torch.Tensor | None:
+        """The state of the device's own random generator, which dropout draws from; None for a processor's, which is
+        torch's."""
+        return torch.get_device_module(self.device).get_rng_state() if self.device.type != "cpu" else None
+
+    def set_rng_state(self, state: torch.Tensor | None) -> None:
+        """Go on with the random numbers of a device like this; those of another one are of no use here."""
+        if state is not None and self.device.type != "cpu" and state.shape == self.rng_state().shape:
+            torch.get_device_module(self.device).set_rng_state(state)
+
     def autocast(self) -> AbstractContextManager:
         return torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None)
 
@@ -42,51 +57,74 @@ class Machine:
         """The device in words, without anything that names the computer's owner."""
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
-        processor = platform.processor() or platform.machine()
-        if os.path.exists("/proc/cpuinfo"):
-            with open("/proc/cpuinfo", encoding="utf-8") as cpuinfo:
-                names = [line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name")]
-            processor = names[0] if names else processor
-        return f"{processor}, {torch.get_num_threads()} threads"
+        if self.device.type == "mps":
+            return f"{_processor()}, its GPU"
+        return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    """The processor's name as its maker gives it, where the system tells."""
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8") as cpuinfo:
+            names = [line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name")]
+    elif sys.platform == "darwin":
+        done = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True)
+        names = done.stdout.split("\n")[:1]
+    else:
+        names = []
+    return (names and names[0]) or platform.processor() or platform.machine()
 
 
 def prepare_machine(config: RunConfig) -> Machine:
     """Choose device and precision, and set this process up for training. Call it before the first large tensor.
 
-    Raises InputError where a device was asked for that is not there.
+    A run that is gone on with keeps the precision it had, unless another one is named. Raises InputError where a device
+    was asked for that is not there.
     """
     _keep_freed_memory()
-    torch.set_float32_matmul_precision("high")  # TF32 on the GPUs that have it; nothing changes on a processor
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for before its first product
+    torch.use_deterministic_algorithms(config.deterministic)
+    torch.set_float32_matmul_precision("highest")  # what is called fp32 is that, also where TF32 or less is quicker
     device = choose_device(config.device)
-    amp, notice = _precision(config.amp, device)
+    asked = recorded_amp(run_of(config.resume)) if config.resume and config.amp == "auto" else config.amp
+    amp, notice = _precision(asked, device)
+    if device == "mps":
+        notice = "; ".join(filter(None, (MPS_IS_UNTRIED, notice)))
     return Machine(torch.device(device), amp, notice)
 
 
 def choose_device(asked: str) -> str:
-    """The device asked for, the best one there is for `auto`; InputError where it is not there."""
+    """The device asked for; for `auto` a CUDA device where there is one, and else the processor: nobody has measured an
+    Apple GPU. InputError where it is not there."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    device = next(name for name, there in available.items() if there) if asked == "auto" else asked
+    device = ("cuda" if available["cuda"] else "cpu") if asked == "auto" else asked
     if not available[device]:
         raise InputError(f"torch {torch.__version__} finds no device {device!r} here: use --device auto")
     return device
 
 
 def _precision(asked: str, device: str) -> tuple[torch.dtype | None, str]:
-    """The autocast type for a device, and why it is not the one asked for where it is not."""
+    """The autocast type for a device, and what there is to say of it: `auto` takes what the hardware is made for, a
+    name what it says wherever torch can compute in it."""
+    made_for_bf16 = _has_bf16(device)
+    if asked == "auto":
+        asked = "bf16" if made_for_bf16 else "fp16" if device == "cuda" else "off"
     if asked == "off":
         return None, ""
+    if device == "mps" or (device == "cpu" and asked == "fp16"):
+        return None, f"--amp {asked} is not for this {device}: computing in fp32"
+    if asked == "bf16" and not made_for_bf16:
+        return torch.bfloat16, (f"this {device} has no instructions for bf16 and computes it many times slower than "
+                                "fp32: stop, and go on by --resume with --amp off, unless that is what you want")
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}[asked], ""
+
+
+def _has_bf16(device: str) -> bool:
+    """Whether matrix products in bfloat16 have instructions of their own: AVX512-BF16 or AMX in a processor."""
     if device == "cuda":
-        best = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-        return {"bf16": torch.bfloat16, "fp16": torch.float16}[best if asked == "auto" else asked], ""
-    # Emulated, bfloat16 is 170 times slower than float32 on a processor without such instructions
-    if device == "cpu" and asked in ("auto", "bf16") and _processor_has_bf16():
-        return torch.bfloat16, ""
-    return None, "" if asked == "auto" else f"--amp {asked} is not for this {device}: computing in fp32"
-
-
-def _processor_has_bf16() -> bool:
-    """Whether matrix products in bfloat16 have instructions of their own (AVX512-BF16 or AMX)."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def memory_needed(config: RunConfig, parameters: int, machine: Machine) -> int:

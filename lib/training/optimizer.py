@@ -8,11 +8,12 @@ from lib.model.gpt import GPT
 from lib.training.muon import Muon
 
 
-def make_optimizers(model: GPT, config: RunConfig) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: GPT, config: RunConfig, amp: torch.dtype | None = None) -> list[torch.optim.Optimizer]:
     """The optimisers of a run, each parameter in one of them; every group keeps its peak rate as `peak_lr`.
 
     AdamW (Loshchilov & Hutter, 2019) updates everything, or, with config.optimizer `muon`, all but the matrices of the
     blocks. Weight decay acts on matrices only. The position table of a model that began by looking back stays as it is.
+    `amp` is the machine's.
     """
     blocks = [p for p in model.h.parameters() if p.dim() == 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
@@ -24,7 +25,9 @@ def make_optimizers(model: GPT, config: RunConfig) -> list[torch.optim.Optimizer
         by_columns = [m.c_proj.weight for block in model.h for m in (block.attn, block.mlp)]
         by_rows = [weight for block in model.h for weight in (block.attn.c_attn.weight, block.mlp.c_fc.weight)]
         optimizers.append(Muon([{"params": by_rows}, {"params": by_columns, "by_columns": True}], lr=config.muon_lr,
-                               rows=config.muon_rows, weight_decay=config.weight_decay))
+                               rows=config.muon_rows, weight_decay=config.weight_decay,
+                               # float16 is too short for the squares of a normalised matrix's numbers
+                               dtype=torch.bfloat16 if amp is torch.bfloat16 else torch.float32))
     else:
         groups.append({"params": blocks})
     optimizers.append(torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2),

@@ -1,11 +1,12 @@
 """One update of the weights, and everything that it depends on besides the text."""
 import math
+import time
 from typing import Any
 
 import torch
 
 from lib.config import RunConfig
-from lib.model.gpt import GPT
+from lib.model.gpt import GPT, Candidates
 from lib.text.corpus import Batches, Corpus
 from lib.training.alerts import leading_rate
 from lib.training.machine import Machine
@@ -13,13 +14,15 @@ from lib.training.optimizer import make_optimizers, rate_factor
 from lib.training.progress import StepResult
 from lib.training.sampled_softmax import SampledSoftmax
 
+READ_EVERY_SEC = 1
+
 
 class TrainingStep:
     """Forward, backward, clip, update: call it with a step's number, from 0, and `read` what came of it. Its state
     travels in the checkpoint.
 
     On a GPU a step is queued in a fraction of the time that it takes there. As long as nobody reads, the next one is
-    queued before it has ended, and the GPU never waits for Python.
+    queued before it has ended, and what it reads is fetched behind the step before it: the GPU never waits for Python.
     """
 
     def __init__(self, model: GPT, corpus: Corpus, config: RunConfig, machine: Machine):
@@ -27,9 +30,11 @@ class TrainingStep:
         self.batches = Batches(corpus.tokens, config)
         self.sampled_softmax = SampledSoftmax(corpus.tokens, model.config.vocab_size, config.seed,
                                               machine) if config.sampled_softmax else None
-        self.optimizers = make_optimizers(model, config)
+        self.optimizers = make_optimizers(model, config, machine.amp)
         self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.amp is torch.float16)
         self.forward = torch.compile(model) if config.compile else model
+        self._fetched = -1, None  # a micro-batch's number, and what it reads
+        self._read_at = time.perf_counter()
         self._unread: list[tuple[int, torch.Tensor, float]] = []  # step, its loss and gradient norm, rate
 
     @property
@@ -48,11 +53,11 @@ class TrainingStep:
         self.model.zero_grad(set_to_none=True)  # a step that was interrupted may have left some
         loss = torch.zeros((), device=self.machine.device)
         for k in range(step * c.grad_accum, (step + 1) * c.grad_accum):
-            x, y = (self.machine.to_device(torch.from_numpy(part)) for part in self.batches.batch(k))
-            candidates = self.sampled_softmax.candidates(step, k) if self.sampled_softmax else None
+            windows, candidates = self._fetched[1] if self._fetched[0] == k else self._fetch(k)
             with self.machine.autocast():
-                micro_loss = self.forward(x, y, candidates=candidates) / c.grad_accum
+                micro_loss = self.forward(windows[:, :-1], windows[:, 1:], candidates=candidates) / c.grad_accum
             self.scaler.scale(micro_loss).backward()
+            self._fetched = k + 1, self._fetch(k + 1)
             loss += micro_loss.detach()
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
@@ -68,10 +73,17 @@ class TrainingStep:
 
     def is_read_after(self, steps: int) -> bool:
         """Whether to wait for what so many steps gave: always where that costs nothing, otherwise where a row, a sample
-        or a checkpoint is due."""
+        or a checkpoint is due, and at least every READ_EVERY_SEC, so that a limit in hours is seen in time."""
         c = self.config
         return (not self.machine.is_asynchronous or steps in (1, c.steps)
+                or time.perf_counter() - self._read_at >= READ_EVERY_SEC
                 or any(steps % every == 0 for every in (c.log_every, c.sample_every, c.save_every)))
+
+    def _fetch(self, k: int) -> tuple[torch.Tensor, Candidates | None]:
+        """The windows of micro-batch k, (B, T + 1), and the candidates of its softmax, on the device."""
+        step = k // self.config.grad_accum
+        return (self.machine.to_device(torch.from_numpy(self.batches.windows(k))),
+                self.sampled_softmax.candidates(step, k) if self.sampled_softmax else None)
 
     def read(self) -> list[StepResult]:
         """Wait for the steps since the last call, and return what each of them gave.
@@ -81,6 +93,7 @@ class TrainingStep:
         steps, numbers, rates = zip(*self._unread, strict=True)
         self._unread = []
         results = torch.stack(numbers).tolist()
+        self._read_at = time.perf_counter()
         for step, (loss, grad_norm) in zip(steps, results, strict=True):
             if not math.isfinite(loss) or not (self.scaler.is_enabled() or math.isfinite(grad_norm)):
                 raise FloatingPointError(f"step {step + 1}: loss {loss}, gradient norm {grad_norm}. What usually "
@@ -93,7 +106,7 @@ class TrainingStep:
         return {"model": self.model.state_dict(),
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
                 "scaler": self.scaler.state_dict(), "rng": torch.get_rng_state(),
-                "cuda_rng": torch.cuda.get_rng_state() if self.machine.device.type == "cuda" else None}
+                "device_rng": self.machine.rng_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on as the step did that this state is of."""
@@ -103,5 +116,4 @@ class TrainingStep:
         if state["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] is not None and self.machine.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"])
+        self.machine.set_rng_state(state["device_rng"])

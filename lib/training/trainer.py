@@ -101,7 +101,8 @@ class Trainer:
             self.update(p.step)
             p.step += 1
             p.tokens += self.config.tokens_per_step
-            results = self.update.read() if self.update.is_read_after(p.step) or is_look_due(p) else []
+            is_read = self.update.is_read_after(p.step) or is_look_due(p) or stop.requested
+            results = self.update.read() if is_read else []
             p.step_sec += time.perf_counter() - begin
             if not results:
                 return ""

@@ -1,0 +1,127 @@
+"""A run computes where and in what it says: the precision is decided once, told, and kept."""
+import dataclasses
+import types
+
+import pytest
+import torch
+
+from lib.config import command_line
+from lib.model.gpt import new_model
+from lib.runs.folder import RunFolder
+from lib.training import machine as machines
+from lib.training.machine import Machine, prepare_machine
+from lib.training.provenance import provenance
+from lib.training.trainer import Trainer
+from run_training import parse
+
+
+@pytest.fixture
+def hardware(monkeypatch):
+    """A function that makes this processor one with or without instructions for bfloat16."""
+    return lambda has_bf16: monkeypatch.setattr(machines, "_has_bf16", lambda device: has_bf16)
+
+
+@pytest.fixture
+def auto(config):
+    return dataclasses.replace(config, device="cpu", steps=8, log_every=1, save_every=4, optimizer="muon", muon_rows=0)
+
+
+def begun(config, corpus, stop: int = 0) -> Trainer:
+    """As the notebook begins a run or goes on with one, up to step `stop` or to its end."""
+    machine, run = prepare_machine(config), RunFolder(config.out_dir)
+    run.path.mkdir(exist_ok=True)
+    run.write_config(config, provenance(corpus, machine, floor=0.0))
+    t = Trainer(new_model(config, machine.device), corpus, config, run, machine)
+    t.on_log = lambda row: run.stop_file.touch() if row["step"] == stop else None
+    t.train()
+    return t
+
+
+@pytest.mark.parametrize("has_bf16", [False, True])
+def test_a_run_goes_on_in_its_precision_on_a_machine_made_for_another_one(auto, corpus, tmp_path, hardware, has_bf16):
+    hardware(has_bf16)
+    whole = begun(dataclasses.replace(auto, out_dir=str(tmp_path / "whole")), corpus)
+    begun(auto, corpus, stop=3)
+    hardware(not has_bf16)
+    resumed = begun(dataclasses.replace(auto, resume=auto.out_dir), corpus)
+    assert resumed.machine.precision == whole.machine.precision == ("bf16" if has_bf16 else "fp32")
+    assert resumed.progress.restarts == [3]
+    for name, weights in whole.model.state_dict().items():
+        assert torch.equal(weights, resumed.model.state_dict()[name])
+    config, facts = resumed.run.read_config()
+    assert config.amp == "auto" and facts["machine"]["precision"] == resumed.machine.precision
+    assert ("no instructions for bf16" in resumed.run.log_file.read_text()) == has_bf16
+
+
+def test_another_precision_is_taken_where_it_is_asked_for_and_kept_from_then_on(auto, corpus, hardware):
+    hardware(False)
+    begun(auto, corpus, stop=2)
+    resumed = begun(dataclasses.replace(auto, resume=auto.out_dir, amp="bf16"), corpus, stop=4)
+    assert resumed.machine.precision == "bf16" and ", bf16\n" in resumed.run.log_file.read_text()
+    assert begun(dataclasses.replace(auto, resume=auto.out_dir), corpus).machine.precision == "bf16"
+
+
+def test_a_run_is_reproduced_in_the_precision_it_had(auto, corpus, hardware):
+    hardware(True)
+    run = begun(auto, corpus, stop=2).run
+    hardware(False)
+    config, _, _ = parse(["--reproduce", str(run.path)])
+    assert config.amp == "bf16" and prepare_machine(config).precision == "bf16"
+    assert "--amp=bf16" in command_line(config)
+    config, _, _ = parse(["--reproduce", str(run.path), "--amp", "off"])
+    assert prepare_machine(config).precision == "fp32"
+
+
+@pytest.mark.parametrize(("device", "asked", "has_bf16", "precision", "told"), [
+    ("cpu", "auto", False, "fp32", ""), ("cpu", "auto", True, "bf16", ""), ("cpu", "off", True, "fp32", ""),
+    ("cpu", "bf16", True, "bf16", ""), ("cpu", "bf16", False, "bf16", "no instructions for bf16"),
+    ("cpu", "fp16", True, "fp32", "not for this cpu"), ("mps", "auto", False, "fp32", "Apple GPU"),
+    ("mps", "bf16", False, "fp32", "not for this mps"), ("cuda", "auto", True, "bf16", ""),
+    ("cuda", "auto", False, "fp16", ""), ("cuda", "bf16", False, "bf16", "no instructions for bf16"),
+])
+def test_auto_takes_what_the_hardware_is_made_for_and_a_name_what_it_says(
+        config, monkeypatch, hardware, device, asked, has_bf16, precision, told):
+    hardware(has_bf16)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    machine = prepare_machine(dataclasses.replace(config, device=device, amp=asked))
+    assert (machine.precision, machine.device.type) == (precision, device)
+    assert told in machine.notice if told else not machine.notice
+
+
+@pytest.mark.parametrize(("cuda", "mps", "chosen"),
+                         [(False, False, "cpu"), (False, True, "cpu"), (True, False, "cuda")])
+def test_auto_never_chooses_an_apple_gpu(monkeypatch, cuda, mps, chosen):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: mps)
+    assert machines.choose_device("auto") == chosen
+
+
+def test_the_generator_of_whatever_device_is_used_is_kept(monkeypatch):
+    state = torch.arange(3)
+    module = types.SimpleNamespace(get_rng_state=lambda: state, set_rng_state=lambda new: taken.append(new))
+    monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+    taken = []
+    for device, kept in (("cpu", False), ("cuda", True), ("mps", True)):
+        machine = Machine(torch.device(device), None)
+        assert (machine.rng_state() is not None) == kept
+        machine.set_rng_state(state + 1)
+        machine.set_rng_state(torch.arange(9))  # of another kind of device
+        machine.set_rng_state(None)
+    assert [new.tolist() for new in taken] == [[1, 2, 3]] * 2
+
+
+def test_deterministic_asks_torch_for_it_and_ends_with_the_run_that_asked(config, monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    prepare_machine(dataclasses.replace(config, device="cpu", deterministic=True))
+    assert torch.are_deterministic_algorithms_enabled() and machines.os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    prepare_machine(dataclasses.replace(config, device="cpu"))
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_no_figure_of_the_weights_depends_on_the_precision_of_training(config, corpus):
+    from lib.training.evaluation import corpus_loss
+    model = new_model(config)
+    losses = {corpus_loss(model, corpus.tokens, 32, 4, Machine(torch.device("cpu"), amp)).mean
+              for amp in (None, torch.bfloat16)}
+    assert len(losses) == 1

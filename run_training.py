@@ -18,8 +18,9 @@ from typing import Literal
 
 import tyro
 
-from lib.config import PRESETS, ROOT, InputError, RunConfig, default_preset, preset_config, relative_to_root
+from lib.config import ROOT, InputError, RunConfig, relative_to_root
 from lib.files import sweep
+from lib.presets import PRESETS, default_preset, preset_config
 from lib.runs.folder import RunFolder
 from lib.runs.locate import open_run, recorded_amp, resumed_run
 from lib.show.terminal import Screen, prepare_streams

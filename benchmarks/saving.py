@@ -10,8 +10,9 @@ import statistics
 import tempfile
 import time
 
-from lib.config import ROOT, preset_config
+from lib.config import ROOT
 from lib.model.gpt import new_model
+from lib.presets import preset_config
 from lib.runs.folder import RunFolder
 from lib.text.corpus import load_corpus
 from lib.training.machine import prepare_machine

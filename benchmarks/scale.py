@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.config import preset_config
+from lib.presets import preset_config
 from lib.text.corpus import Batches, load_corpus
 from lib.text.default_text import default_text
 from lib.text.floor import loss_floor

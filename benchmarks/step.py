@@ -25,8 +25,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from lib.config import preset_config
 from lib.model.gpt import new_model
+from lib.presets import preset_config
 from lib.training.machine import Machine, prepare_machine
 
 PARAMETERS, N_LAYER, N_EMBD, VOCABULARY = 124_439_808, 12, 768, 50_257

@@ -1,13 +1,10 @@
-"""Every parameter of a run, once: name, type, bounds, default, meaning; and the presets, which are sets of values.
+"""Every parameter of a run, once: name, type, bounds, default, meaning.
 
 The comment behind each parameter is its help: the command line and the notebooks' parameter cells show the same words.
 """
 import dataclasses
-import difflib
 import math
 import os
-import shlex
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -172,89 +169,3 @@ FIXED_ON_RESUME = ("max_tokens", "order", "n_layer", "n_head", "n_embd", "block_
                    "embedding_lr", "lr", "weight_decay", "beta1", "beta2", "seed")
 
 NOT_BEHAVIOUR = ("out_dir", "note", "resume")  # parameters that say which run it is, not what it does
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # 124M on the first pages of the text, to the target, in minutes without a GPU: windows that are always cut alike
-    # are learned in a third of the steps, and Muon needs a small part of AdamW's
-    "excerpt": dict(max_tokens=4096, order="fixed", batch_size=4, seq_len=128, sampled_softmax=True, optimizer="muon",
-                    embedding_lr=5e-3, lr_schedule="linear", steps=104, log_every=1, save_every=48, sample_every=20),
-    # any text, whole, at a constant rate: what the command lines of the course project mean that this one grew from
-    "plain": {},
-    # 124M on the whole text, to the target: larger steps, with Muon on whole matrices, which small texts do not want
-    "full": dict(order="fixed", batch_size=16, sampled_softmax=True, optimizer="muon", muon_rows=0,
-                 muon_lr=0.014, embedding_lr=5e-3, warmup_steps=8, lr_schedule="linear", steps=760, log_every=5,
-                 save_every=50, sample_every=50),
-    # the course project's check that everything works
-    "sanity": dict(batch_size=4, seq_len=128, steps=200, save_every=100, sample_every=100),
-    # what the course project's logged run really was
-    "seed": dict(order="sequential", batch_size=48, seq_len=128, grad_accum=3, weight_decay=0.1, amp="fp16",
-                 steps=200_000, log_every=50, save_every=2000, sample_every=2000),
-    # what the notebooks show: a small model that learns the same pages in a minute or two
-    "notebook": dict(max_tokens=4096, order="fixed", n_layer=4, n_head=4, n_embd=256, block_size=256, batch_size=4,
-                     seq_len=128, sampled_softmax=True, optimizer="muon", muon_lr=2e-3, embedding_lr=5e-3, lr=1e-3,
-                     lr_schedule="linear", steps=300, log_every=5, save_every=100, sample_every=50),
-    # a toy for tests: seconds
-    "tiny": dict(max_tokens=512, n_layer=2, n_head=2, n_embd=64, block_size=64, batch_size=4, seq_len=32,
-                 sampled_softmax=True, lr=3e-3, steps=80, log_every=5, save_every=20, sample_every=30,
-                 max_new_tokens=20, target_loss=4.0),
-}
-
-
-def preset_config(preset: str, **changes: Any) -> RunConfig:
-    """A preset with some values changed; InputError for a preset or a parameter that does not exist."""
-    _known("preset", preset, PRESETS)
-    for name in changes:
-        _known("parameter", name, RunConfig.__dataclass_fields__)
-    return RunConfig(**PRESETS[preset] | changes)
-
-
-def command_line(config: RunConfig) -> str:
-    """The shortest command that asks for a configuration: the nearest preset, and what differs from it."""
-    changes = {}
-    for preset in PRESETS:
-        usual = preset_config(preset)
-        changes[preset] = {name: value for name, value in dataclasses.asdict(config).items()
-                           if name not in NOT_BEHAVIOUR and value != getattr(usual, name)}
-    nearest = min(changes, key=lambda preset: len(changes[preset]))
-    options = [("--" if value else "--no_") + name if isinstance(value, bool) else f"--{name}={shlex.quote(str(value))}"
-               for name, value in changes[nearest].items()]
-    return " ".join(["python run_training.py --preset", nearest, *options])
-
-
-def notebook_config(cell: dict[str, Any]) -> RunConfig:
-    """The configuration that a notebook's parameters cell asks for; `cell` is the notebook's globals().
-
-    The cell shows the values of the preset `notebook`. Where its variable `preset` names another one, edited values win
-    and those left as they stand follow that preset, which is printed. Where it is `given`, all are taken as they stand.
-    """
-    shown = dataclasses.asdict(preset_config("notebook"))
-    given = {name: cell[name] for name in shown if name in cell["__annotations__"]}  # not those of a start-up file
-    if cell["preset"] == "given":
-        return RunConfig(**given)
-    config = preset_config(cell["preset"], **{name: value for name, value in given.items() if value != shown[name]})
-    taken = ", ".join(f"{name} = {getattr(config, name)!r}" for name in given if getattr(config, name) != given[name])
-    if taken:
-        print(f"preset {cell['preset']}, in place of what the cell shows: {taken}")
-    return config
-
-
-def default_preset(input_file: str) -> str:
-    """`plain` for a text of one's own; otherwise `full` with a CUDA device and `excerpt` without one."""
-    if input_file:
-        return "plain"
-    return "full" if _has_gpu() else "excerpt"
-
-
-def _has_gpu() -> bool:
-    """Whether torch can use a CUDA device; torch is imported only where a driver makes that likely."""
-    if not (shutil.which("nvidia-smi") or shutil.which("rocm-smi")):
-        return False
-    import torch
-    return torch.cuda.is_available()
-
-
-def _known(kind: str, name: str, names) -> None:
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(names)}"
-        raise InputError(f"there is no {kind} {name!r}: {hint}")

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib.config import ROOT, preset_config
+from lib.config import ROOT
+from lib.presets import preset_config
 from lib.text.corpus import Corpus, load_corpus
 from lib.training.machine import Machine
 

@@ -22,10 +22,11 @@ import pytest
 
 import lib.training.provenance as provenance_module
 import run_training
-from lib.config import ROOT, InputError, preset_config
+from lib.config import ROOT, InputError
 from lib.files import sweep, whole_file
 from lib.model.gpt import new_model
 from lib.model.inspection import shaded
+from lib.presets import preset_config
 from lib.publish import notebooks
 from lib.publish.export import export
 from lib.publish.index import write_index

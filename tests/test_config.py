@@ -5,17 +5,8 @@ import typing
 
 import pytest
 
-from lib.config import (
-    PRESETS,
-    ROOT,
-    Bounds,
-    InputError,
-    RunConfig,
-    default_preset,
-    notebook_config,
-    preset_config,
-    relative_to_root,
-)
+from lib.config import ROOT, Bounds, InputError, RunConfig, relative_to_root
+from lib.presets import PRESETS, default_preset, notebook_config, preset_config
 
 HINTS = typing.get_type_hints(RunConfig, include_extras=True)
 NUMBERS = {name: hint for name, hint in HINTS.items() if typing.get_origin(hint) is typing.Annotated}
@@ -88,9 +79,9 @@ def test_a_whole_number_may_stand_for_a_float_and_random_batches_for_an_order():
 
 
 def test_a_text_of_ones_own_is_meant_as_a_whole(monkeypatch):
-    monkeypatch.setattr("lib.config._has_gpu", lambda: False)
+    monkeypatch.setattr("lib.presets._has_gpu", lambda: False)
     assert (default_preset(""), default_preset("my.txt")) == ("excerpt", "plain")
-    monkeypatch.setattr("lib.config._has_gpu", lambda: True)
+    monkeypatch.setattr("lib.presets._has_gpu", lambda: True)
     assert default_preset("") == "full"
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from lib.config import ROOT
 
-ROOMS = ("lib.config", "lib.files", "lib.text", "lib.model", "lib.runs", "lib.training", "lib.show", "lib.publish")
+ROOMS = ("lib.config", "lib.presets", "lib.files", "lib.text", "lib.model", "lib.runs", "lib.training", "lib.show", "lib.publish")
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
            for path in sorted((ROOT / "lib").rglob("*.py"))}
 
@@ -34,7 +34,7 @@ def imports(path: Path) -> set[str]:
 
 
 def room(module: str) -> str:
-    """The folder of lib that a module is in; of lib.config and lib.files, itself."""
+    """The folder of lib that a module is in; of those beside the folders, itself."""
     return ".".join(module.split(".")[:2])
 
 

@@ -19,8 +19,9 @@ import gradio as gr
 import pytest
 from gradio_client import Client
 
-from lib.config import ROOT, preset_config
+from lib.config import ROOT
 from lib.model.gpt import new_model
+from lib.presets import preset_config
 from lib.publish.export import export
 from lib.runs.folder import RunFolder
 from lib.runs.trained import open_model

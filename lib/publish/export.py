@@ -12,8 +12,9 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
 
-from lib.config import InputError, RunConfig, command_line
+from lib.config import InputError, RunConfig
 from lib.files import write_json, write_whole
+from lib.presets import command_line
 from lib.publish.readme import fenced
 from lib.runs.folder import RunFolder
 from lib.runs.trained import FACTS, TrainedModel, open_model, write_weights

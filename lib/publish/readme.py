@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 from urllib.parse import quote
 
-from lib.config import InputError, command_line
+from lib.config import InputError
 from lib.files import write_whole
+from lib.presets import command_line
 from lib.runs.folder import RunFolder
 from lib.show import plots
 from lib.show.wording import shown, written

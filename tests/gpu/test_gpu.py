@@ -7,9 +7,9 @@ import shutil
 import pytest
 import torch
 
-from lib.config import preset_config
 from lib.model.gpt import GPT, GPTConfig, new_model
 from lib.model.sampling import sample_texts
+from lib.presets import preset_config
 from lib.runs.folder import RunFolder
 from lib.runs.trained import open_model
 from lib.text.corpus import load_corpus

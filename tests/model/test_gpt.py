@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from lib.config import preset_config
 from lib.model.gpt import GPT, GPTConfig, KVCache, linear
+from lib.presets import preset_config
 from lib.text.corpus import load_corpus
 
 SMALL = GPTConfig(n_layer=3, n_head=4, n_embd=64, block_size=48, vocab_size=300)

@@ -2,10 +2,11 @@
 import pytest
 import torch
 
-from lib.config import InputError, preset_config
+from lib.config import InputError
 from lib.model.gpt import new_model
 from lib.model.inspection import attention_weights
 from lib.model.start import origin
+from lib.presets import preset_config
 
 SHAPE = dict(n_layer=2, n_head=12, n_embd=768, block_size=256, seq_len=32)
 

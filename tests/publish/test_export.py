@@ -10,9 +10,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import run_training
-from lib.config import ROOT, InputError, command_line
+from lib.config import ROOT, InputError
 from lib.model.gpt import new_model
 from lib.model.sampling import generate
+from lib.presets import command_line
 from lib.publish.export import export, main, model_card
 from lib.runs.folder import RunFolder
 from lib.runs.locate import open_run, resumed_run

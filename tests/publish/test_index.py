@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from lib.config import preset_config
+from lib.presets import preset_config
 from lib.publish.index import write_index
 from lib.runs.folder import METRICS, RunFolder
 

@@ -16,7 +16,8 @@ import papermill
 import psutil
 import pytest
 
-from lib.config import ROOT, RunConfig, preset_config
+from lib.config import ROOT, RunConfig
+from lib.presets import preset_config
 from lib.publish import engine, notebooks
 from lib.publish.notebooks import SOURCES, is_complete, run_notebook
 from lib.publish.report import CHAPTERS

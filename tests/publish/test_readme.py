@@ -4,8 +4,9 @@ import shlex
 
 import pytest
 
-from lib.config import PRESETS, InputError, command_line, preset_config
+from lib.config import InputError
 from lib.model.gpt import new_model
+from lib.presets import PRESETS, command_line, preset_config
 from lib.publish.readme import NAMES, main, update_readme
 from lib.runs.folder import RunFolder
 from lib.text.corpus import load_corpus

@@ -2,7 +2,8 @@
 
 import pytest
 
-from lib.config import InputError, preset_config, relative_to_root
+from lib.config import InputError, relative_to_root
+from lib.presets import preset_config
 from lib.runs.folder import METRICS, RunFolder
 from lib.runs.locate import find_runs
 from lib.show.comparison import agreement, differing_parameters, leaderboard

@@ -1,7 +1,7 @@
 """What people see while a run goes on says what there is, and ends nothing."""
 import pytest
 
-from lib.config import preset_config
+from lib.presets import preset_config
 from lib.runs.folder import METRICS, RunFolder
 from lib.show import live
 from lib.show.live import LiveView

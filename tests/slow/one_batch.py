@@ -6,8 +6,8 @@ import sys
 
 import torch
 
-from lib.config import preset_config
 from lib.model.gpt import GPT, GPTConfig
+from lib.presets import preset_config
 from lib.training.optimizer import make_optimizers
 
 

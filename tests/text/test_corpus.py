@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from conftest import SHAKESPEARE
 
-from lib.config import InputError, preset_config
+from lib.config import InputError
+from lib.presets import preset_config
 from lib.text import corpus as corpus_module
 from lib.text.corpus import Batches, load_corpus, window_starts
 from lib.text.default_text import default_text

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 import torch
 
-from lib.config import preset_config
 from lib.model.gpt import new_model
+from lib.presets import preset_config
 from lib.training.alerts import alerts, leading_rate
 from lib.training.optimizer import make_optimizers
 

@@ -5,8 +5,8 @@ import types
 import pytest
 import torch
 
-from lib.config import command_line
 from lib.model.gpt import new_model
+from lib.presets import command_line
 from lib.runs.folder import RunFolder
 from lib.training import machine as machines
 from lib.training.machine import Machine, prepare_machine

@@ -87,7 +87,7 @@ class Rounding(TorchDispatchMode):
 @pytest.fixture(scope="module")
 def momenta(text_file) -> list[torch.Tensor]:
     """Of the matrices of a toy after 40 steps, (1, rows, columns) each."""
-    from lib.config import preset_config
+    from lib.presets import preset_config
     from lib.text.corpus import load_corpus
     config = preset_config("tiny", input_file=str(text_file), optimizer="muon", muon_lr=2e-3, embedding_lr=5e-3)
     step = TrainingStep(new_model(config), load_corpus(config), config, Machine(torch.device("cpu"), None))

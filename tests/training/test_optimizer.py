@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from lib.config import preset_config
 from lib.model.gpt import new_model
+from lib.presets import preset_config
 from lib.training.muon import Muon
 from lib.training.optimizer import make_optimizers, rate_factor
 

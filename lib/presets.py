@@ -22,7 +22,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "sanity": dict(batch_size=4, seq_len=128, steps=200, save_every=100, sample_every=100),
     # what the course project's logged run really was
     "seed": dict(order="sequential", batch_size=48, seq_len=128, grad_accum=3, weight_decay=0.1, amp="fp16",
-                 steps=200_000, log_every=50, save_every=2000, sample_every=2000),
+                 steps=200_000, log_every=50, save_every=2000, sample_every=2000, prompt="BIANCA:\n"),
     # what the notebooks show: a small model that learns the same pages in a minute or two
     "notebook": dict(max_tokens=4096, order="fixed", n_layer=4, n_head=4, n_embd=256, block_size=256, batch_size=4,
                      seq_len=128, sampled_softmax=True, optimizer="muon", muon_lr=2e-3, embedding_lr=5e-3, lr=1e-3,

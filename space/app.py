@@ -70,6 +70,9 @@ class Playground:
         self.trained = trained
         text = trained.text()
         self.index = NgramIndex(text) if text is not None else None
+        places = [] if text is None else [len(text) // 3, len(text) // 2, 2 * len(text) // 3]
+        # the one it was sampled with, and some words of the text from anywhere in it
+        self.prompts = [trained.config.prompt, *(encoding().decode(text[at:at + 8].tolist()) for at in places)]
 
     def answer(self, prompt, max_new_tokens, temperature, top_k, seed) -> Iterator[tuple[str, str]]:
         """Yields the text so far as HTML without a live tag of the model's, and a line about it; at last with what is
@@ -102,13 +105,12 @@ class Playground:
         """The page, for visitors to prompt the model on."""
         summary, parameters = self.trained.summary, self.trained.model.num_parameters()
         with gr.Blocks(title="A GPT-2 from scratch", analytics_enabled=False) as page:
-            known = ("which it knows by heart: what it writes is often word for word what it read"
-                     if self.trained.reached else "but not to the end")
-            gr.Markdown(f"# A GPT-2 from scratch\n{parameters:,} parameters, trained from {self.trained.origin} on one "
-                        f"text, {known}.")
+            known = self.trained.known or "not known to the end"
+            gr.Markdown(f"# A GPT-2 from scratch\n{parameters:,} parameters, trained from {self.trained.origin}. Its one "
+                        f"text is {known}.")
             with gr.Row():
                 with gr.Column():
-                    prompt = gr.Textbox("BIANCA:\n", label="Prompt", lines=4, max_length=LONGEST_PROMPT)
+                    prompt = gr.Textbox(self.prompts[0], label="Prompt", lines=4, max_length=LONGEST_PROMPT)
                     length = gr.Slider(1, 200, 80, step=1, label="Max new tokens")
                     temperature = gr.Slider(0.1, 1.5, 0.9, step=0.05, label="Temperature")
                     top_k = gr.Slider(0, 200, 50, step=1, label="Top-K (0 turns it off)")
@@ -116,8 +118,7 @@ class Playground:
                     with gr.Row():
                         go = gr.Button("Generate", variant="primary")
                         stop = gr.Button("Stop")
-                    gr.Examples(["BIANCA:\n", "First Citizen:\n", "KING RICHARD III:\nNow is", "To be, or not to be"],
-                                prompt, label="Prompts to try")
+                    gr.Examples(self.prompts, prompt, label="Prompts to try")
                 with gr.Column():
                     answer = gr.HTML(label="What it writes", show_label=True, container=True, min_height=320,
                                      elem_id="answer")

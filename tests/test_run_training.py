@@ -99,7 +99,7 @@ def test_metrics_are_a_plain_csv_and_samples_a_plain_text(finished):
     assert list(rows[0]) == ["step", "tokens", "loss", "mean_loss", "rate", "grad_norm", "tokens_per_sec",
                              "elapsed_sec", "corpus_loss"]
     assert float(rows[-1]["corpus_loss"]) == run.read_summary()["corpus_loss"]
-    assert re.match(r'STEP: 30\nPROMPT: "BIANCA:\\n"\nOUTPUT:\nBIANCA:\n', run.samples_file.read_text())
+    assert re.match(r'STEP: 30\nPROMPT: "First Citizen:\\n"\nOUTPUT:\nFirst Citizen:\n', run.samples_file.read_text())
 
 
 def test_the_report_is_one_page_that_needs_nothing_else(finished):

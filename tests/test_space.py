@@ -35,7 +35,7 @@ import app
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 ASKED = []  # addresses that the page's server wanted to reach
-DEFAULTS = ("BIANCA:\n", 20, 0.9, 50, 1337)
+DEFAULTS = ("First Citizen:\n", 20, 0.9, 50, 1337)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_an_answer_grows_token_by_token_and_ends_with_quotations_marked(playgrou
     answers = list(playground.answer(*DEFAULTS))
     assert len(answers) == 21 and "20 of 20 tokens" in answers[-1][1] and "word for word" in answers[-1][1]
     lengths = [len(text) for text, _ in answers[:-1]]
-    assert lengths == sorted(lengths) and answers[0][0].startswith("<pre>BIANCA:\n")
+    assert lengths == sorted(lengths) and answers[0][0].startswith("<pre>First Citizen:\n")
     assert answers[-1][0] == list(playground.answer(*DEFAULTS))[-1][0]  # the same seed
     assert answers[-1][0] != list(playground.answer(*DEFAULTS[:4], 7))[-1][0]
 
@@ -143,7 +143,7 @@ def test_the_page_answers_over_the_network_and_serves_no_files(address):
     text, told = client.predict(*DEFAULTS, api_name="/generate")
     assert text.startswith("<pre>") and "20 of 20 tokens" in told
     with pytest.raises(Exception, match=r"maximum value 200|from 1 to 200"):
-        client.predict("BIANCA:\n", 5000, 0.9, 50, 1, api_name="/generate")
+        client.predict("First Citizen:\n", 5000, 0.9, 50, 1, api_name="/generate")
     for path in ("app.py", "/etc/passwd", "model/run.json", "lib/config.py"):
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"{address}/gradio_api/file={path}")
@@ -153,7 +153,7 @@ def test_the_page_answers_over_the_network_and_serves_no_files(address):
 def test_many_at_once_are_answered_or_told_that_it_is_busy(address):
     def ask(i: int) -> str:
         try:
-            return client.predict("BIANCA:\n", 40, 0.9, 50, i, api_name="/generate")[1]
+            return client.predict("First Citizen:\n", 40, 0.9, 50, i, api_name="/generate")[1]
         except Exception as error:
             return f"refused: {error}"
 
@@ -178,7 +178,7 @@ def test_a_visitor_generates_changes_the_controls_and_stops(address):
             page.get_by_role("button", name="Generate").click()
             expect(page.get_by_label("How", exact=True)).to_have_value(re.compile("80 of 80 tokens.*word for word"),
                                                                        timeout=30_000)
-            expect(page.locator("#answer pre")).to_contain_text("BIANCA:")
+            expect(page.locator("#answer pre")).to_contain_text("First Citizen:")
             before = page.locator("#answer pre").inner_text()
             page.get_by_label("number input for Max new tokens").fill("10")
             page.get_by_label("number input for Temperature").fill("0.1")

@@ -36,6 +36,11 @@ class TrainedModel:
         return self.summary["corpus_loss"] is not None and self.summary["corpus_loss"] < self.summary["target_loss"]
 
     @property
+    def known(self) -> str:
+        """From where these weights know their text, in words; empty where they do not, or nobody has measured it."""
+        return self.summary.get("known") or ""  # runs of earlier versions do not tell
+
+    @property
     def context(self) -> int:
         """Tokens that it may look back: positions beyond those it was trained on know nothing."""
         return self.config.seq_len
@@ -71,6 +76,7 @@ def open_model(path: Path) -> TrainedModel:
     saved, summary = best_weights(run), run.read_summary()
     if saved["step"] != summary["step"]:
         summary |= {"step": saved["step"], "mean_loss": saved["mean_loss"], "corpus_loss": None, "shifted_loss": None,
+                    "cut_losses": {}, "known": "",
                     "tokens": saved["step"] and saved["step"] * config.tokens_per_step, "loss": None, "epochs": None,
                     "elapsed_sec": None}
     return TrainedModel(model_from(saved["model"], config), config, facts, summary)

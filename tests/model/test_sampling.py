@@ -60,5 +60,5 @@ def test_samples_leave_the_global_generator_alone_and_depend_on_seed_and_step(co
     before = torch.get_rng_state()
     texts = sample_texts(model, config, step=10)
     assert torch.equal(torch.get_rng_state(), before)
-    assert len(texts) == len(set(texts)) == 3 and all(text.startswith("BIANCA:\n") for text in texts)
+    assert len(texts) == len(set(texts)) == 3 and all(text.startswith("First Citizen:\n") for text in texts)
     assert sample_texts(model, config, step=10) == texts != sample_texts(model, config, step=20)

@@ -21,7 +21,7 @@ VISITORS, PORT = 50, 7862
 def ask(client: Client, seed: int, tokens: int = 20) -> str:
     """One request: "answered", "busy", or what else became of it."""
     try:
-        text, told = client.predict("BIANCA:\n", tokens, 0.9, 50, seed, api_name="/generate")
+        text, told = client.predict("First Citizen:\n", tokens, 0.9, 50, seed, api_name="/generate")
     except Exception as error:
         return "busy" if "full" in str(error) else f"lost: {type(error).__name__}: {error}"
     return "answered" if text.startswith("<pre>") and f"{tokens} of {tokens} tokens" in told else f"wrong: {told}"

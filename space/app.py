@@ -106,8 +106,8 @@ class Playground:
         summary, parameters = self.trained.summary, self.trained.model.num_parameters()
         with gr.Blocks(title="A GPT-2 from scratch", analytics_enabled=False) as page:
             known = self.trained.known or "not known to the end"
-            gr.Markdown(f"# A GPT-2 from scratch\n{parameters:,} parameters, trained from {self.trained.origin}. Its one "
-                        f"text is {known}.")
+            gr.Markdown(f"# A GPT-2 from scratch\n{parameters:,} parameters, trained from {self.trained.origin}. "
+                        f"Its one text is {known}.")
             with gr.Row():
                 with gr.Column():
                     prompt = gr.Textbox(self.prompts[0], label="Prompt", lines=4, max_length=LONGEST_PROMPT)

@@ -10,9 +10,9 @@ from lib.config import NOT_BEHAVIOUR, InputError, RunConfig
 PRESETS: dict[str, dict[str, Any]] = {
     # 124M on the first pages of the text, until they are known from any place, in minutes on a processor: heads that
     # look back from the start save most of the epochs, long windows have few beginnings to guess at
-    "excerpt": dict(max_tokens=4096, init="look_back", batch_size=1, seq_len=512, sampled_softmax=True, optimizer="muon",
-                    muon_lr=1e-3, embedding_lr=5e-3, lr_schedule="linear", steps=54, log_every=1, save_every=27,
-                    sample_every=9),
+    "excerpt": dict(max_tokens=4096, init="look_back", batch_size=1, seq_len=512, sampled_softmax=True,
+                    optimizer="muon", muon_lr=1e-3, embedding_lr=5e-3, lr_schedule="linear", steps=54, log_every=1,
+                    save_every=27, sample_every=9),
     # any text, whole, at a constant rate: what the command lines of the course project mean that this one grew from
     "plain": {},
     # 124M on the whole text, to the target: larger steps, with Muon on whole matrices, which small texts do not want

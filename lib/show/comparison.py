@@ -1,10 +1,12 @@
 """Several runs side by side."""
 from dataclasses import asdict
+from typing import Any
 
 import pandas as pd
 
 from lib.config import NOT_BEHAVIOUR, RunConfig, relative_to_root
 from lib.runs.folder import RunFolder
+from lib.runs.formats import in_todays_words
 from lib.show.wording import shown
 
 # What the course project (ERA V4) that this one grew from published of its run: GPT-2 124M, tiny Shakespeare, stopped
@@ -54,3 +56,10 @@ def changed_parameters(config: RunConfig) -> pd.DataFrame:
     rows = {name: (value, getattr(RunConfig(), name)) for name, value in asdict(config).items()
             if name not in NOT_BEHAVIOUR and value != getattr(RunConfig(), name)}
     return pd.DataFrame.from_dict(rows, orient="index", columns=["this run", "default"])
+
+
+def changed_before_resuming(config: RunConfig, facts: dict[str, Any]) -> list[str]:
+    """The parameters of a run that had another value before it was resumed, from what config.json has."""
+    earlier = [in_todays_words(before["parameters"]) for before in facts.get("before", [])]
+    return sorted({name for parameters in earlier for name, value in parameters.items()
+                   if name not in NOT_BEHAVIOUR and value != getattr(config, name)})

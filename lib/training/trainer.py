@@ -123,8 +123,7 @@ class Trainer:
         """
         p, c = self.progress, self.config
         spent = time.perf_counter() - self._called
-        ended = (p.step >= c.steps
-                 or 0 < 3600 * c.max_hours <= spent + ending_sec(p, c, len(self.corpus.tokens)))
+        ended = p.step >= c.steps or 0 < 3600 * c.max_hours <= spent + ending_sec(p, c, len(self.corpus.tokens))
         measured = measure_if_due(self.model, self.corpus.tokens, c, self.machine, p, ended, stop.check)
         passes = measured.passes
         deciding = deciding_loss(passes, c, len(self.corpus.tokens)) if passes else None
@@ -141,8 +140,7 @@ class Trainer:
         if ended and passes:
             self.run.write_position_losses(passes[0].by_position, passes[c.seq_len // 2].by_position)
         if passes:
-            self.say("loss over all tokens: " + ", ".join(f"{loss:.6f} cut at {cut}"
-                                                          for cut, loss in p.cut_losses.items()))
+            self.say("all tokens: " + ", ".join(f"{loss:.6f} cut at {cut}" for cut, loss in p.cut_losses.items()))
         if ended or passes or p.step == 1 or p.step % c.log_every == 0:
             self._log(result, always=ended or bool(passes))
         if sampled:

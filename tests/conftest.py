@@ -35,10 +35,16 @@ def config(text_file, tmp_path):
     return preset_config("tiny", input_file=str(text_file), out_dir=str(tmp_path / "run"))
 
 
+def pytest_generate_tests(metafunc):
+    """What is said of training is said of it in both precisions that a processor computes in."""
+    if "machine" in metafunc.fixturenames and metafunc.definition.path.parent.name == "training":
+        metafunc.parametrize("machine", [None, torch.bfloat16], ids=["fp32", "bf16"], indirect=True)
+
+
 @pytest.fixture
-def machine() -> Machine:
-    """A processor that computes in float32, whatever this one is made for."""
-    return Machine(torch.device("cpu"), None)
+def machine(request) -> Machine:
+    """A processor that computes in float32 or as a test asks, whatever this one is made for: it emulates bfloat16."""
+    return Machine(torch.device("cpu"), getattr(request, "param", None))
 
 
 @pytest.fixture

@@ -198,7 +198,7 @@ def test_a_start_up_file_sets_no_parameter(executed, tmp_path, monkeypatch):
     start_up.parent.mkdir(parents=True)
     start_up.write_text("device = 'cuda:0'")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
-    source = "from lib.config import notebook_config; c = notebook_config(globals()); print(device, c.device, c.steps)"
+    source = "from lib.presets import notebook_config; c = notebook_config(globals()); print(device, c.device, c.steps)"
     assert executed(source, 'preset: str = "tiny"  # a\nsteps: int = 9  # b') == "cuda:0 auto 9"
 
 

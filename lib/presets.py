@@ -25,9 +25,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "seed": dict(order="sequential", batch_size=48, seq_len=128, grad_accum=3, weight_decay=0.1, amp="fp16",
                  steps=200_000, log_every=50, save_every=2000, sample_every=2000, prompt="BIANCA:\n"),
     # what the notebooks show: a small model that learns the same pages in a minute or two
-    "notebook": dict(max_tokens=4096, order="fixed", n_layer=4, n_head=4, n_embd=256, block_size=256, batch_size=4,
-                     seq_len=128, sampled_softmax=True, optimizer="muon", muon_lr=2e-3, embedding_lr=5e-3, lr=1e-3,
-                     lr_schedule="linear", steps=300, log_every=5, save_every=100, sample_every=50),
+    "notebook": dict(max_tokens=4096, init="look_back", n_layer=4, n_head=8, n_embd=256, block_size=256, batch_size=2,
+                     seq_len=256, sampled_softmax=True, optimizer="muon", muon_lr=4e-3, embedding_lr=1e-2, lr=1e-3,
+                     lr_schedule="linear", steps=200, log_every=5, save_every=100, sample_every=25),
     # a toy for tests: seconds
     "tiny": dict(max_tokens=512, n_layer=2, n_head=2, n_embd=64, block_size=64, batch_size=4, seq_len=32,
                  sampled_softmax=True, lr=3e-3, steps=80, log_every=5, save_every=20, sample_every=30,

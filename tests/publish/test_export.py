@@ -107,7 +107,9 @@ def test_the_card_has_the_figures_of_the_summary_and_the_command(run, tmp_path):
     assert card.startswith("---\n") and "did not get to the end" in card and "It has memorised" not in card
     trained = open_model(run.path)
     reached = dataclasses.replace(trained, summary=trained.summary | {"corpus_loss": 0.09, "target_loss": 0.1})
-    assert "**It has memorised its text.** A loss of 0.090000" in model_card(reached)
+    assert "**It has memorised its text,** as far as that was measured: " in model_card(reached)
+    reached.summary["known"] = "known from any place"
+    assert "**It has memorised its text,** known from any place: " in model_card(reached)
     summary, (config, facts) = run.read_summary(), run.read_config()
     for name in ("corpus_loss", "mean_loss", "tokens", "step", "parameters"):
         assert f"| {written(name, summary[name])} |" in card, name

@@ -38,8 +38,8 @@ def test_a_checkpoint_with_the_keys_of_another_version_is_refused_by_its_name(co
     for progress in (state["progress"] | {"due": None},
                      {name: value for name, value in state["progress"].items() if name != "epoch_steps"}):
         save_checkpoint(state | {"progress": progress}, run.last_checkpoint)
-        with pytest.raises(InputError, match="was written by commit c0ffee1 of this project, and this one keeps "
-                                             "something else in it: go on with that one, or begin a new run"):
+        with pytest.raises(InputError, match="was written by commit c0ffee1 of this project, which keeps other "
+                                             "things in it: go on with that one, or begin a new run"):
             Trainer(new_model(config, machine.device), corpus, config, run, machine)
     save_checkpoint(state, run.last_checkpoint)
     assert Trainer(new_model(config, machine.device), corpus, config, run, machine).progress.step == 0

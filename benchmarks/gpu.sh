@@ -57,8 +57,8 @@ part "A step of 4 x 128 tokens" 60 "$python" benchmarks/step.py
 part "A step of 16 x 256 tokens" 60 "$python" benchmarks/step.py --batch_size 16 --seq_len 256
 part "The preset full, to its target" 170 "$python" -c '
 import sys
-from lib.config import preset_config
 from lib.model.gpt import new_model
+from lib.presets import preset_config
 from lib.runs.folder import RunFolder
 from lib.text.corpus import load_corpus
 from lib.training.machine import prepare_machine
@@ -69,6 +69,6 @@ run = RunFolder(config.out_dir)
 summary = Trainer(new_model(config, machine.device), load_corpus(config), config, run, machine).train()
 tokens, seconds, elapsed = (summary[name] for name in ("tokens", "step_sec", "elapsed_sec"))
 print(f"{tokens / seconds:,.0f} tokens/s in steps, which were {seconds:.0f} s of {elapsed:.0f}")
-sys.exit(summary["state"] != "reached")' "$folder/gpu-full"
+sys.exit(summary["state"] != "reached")' "${record%.md}-full"
 printf '\n%s s in all.\n' "$((SECONDS - begin))"
 exit "$failed"

@@ -5,6 +5,7 @@
 The gradients are the momenta of a run's last checkpoint, which must have been trained with Muon. What bf16 "moves" is
 the distance between both updates of all matrices, as a share of the length of the one in fp32.
 """
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -14,11 +15,13 @@ import torch
 from lib.model.gpt import new_model
 from lib.runs.checkpoint import load_checkpoint
 from lib.runs.folder import RunFolder
+from lib.training.machine import prepare_machine
 from lib.training.optimizer import make_optimizers
 
 
 def main(run: RunFolder) -> None:
     config, state = run.read_config()[0], load_checkpoint(run.last_checkpoint)["optimizers"][0]
+    prepare_machine(dataclasses.replace(config, device="cpu", resume=""))
     muon = make_optimizers(new_model(config), config)[0]
     muon.load_state_dict(state)
     matrices = [p for group in muon.param_groups for p in group["params"]]

@@ -147,7 +147,7 @@ def main() -> None:
     pipes = {}
     for name in CONTENDERS:
         if not is_here(name):
-            print(f"without {name}: it is not installed, or there is no C++ compiler")
+            print(f"without {name}: what it needs is not installed")
             continue
         pipes[name], end = spawn.Pipe()
         arguments = (name, args.amp, args.batch_size, args.seq_len, end)

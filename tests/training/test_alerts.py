@@ -43,7 +43,7 @@ def test_the_advice_names_the_rate_of_most_weights(preset, rate, changes):
     assert leading_rate(config) == rate
     distinct = {"lr": 1e-3, "muon_lr": 2e-3} | ({"embedding_lr": 3e-3} if config.embedding_lr else {})
     config = preset_config(preset, **changes | distinct)
-    weights = dict.fromkeys(distinct.values(), 0)
+    weights = dict.fromkeys([*distinct.values(), 0.0], 0)  # a table that is not trained has none
     for optimizer in make_optimizers(new_model(config, torch.device("cpu")), config):
         for group in optimizer.param_groups:
             weights[group["peak_lr"]] += sum(p.numel() for p in group["params"])

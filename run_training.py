@@ -11,6 +11,7 @@ The exit code says how it ended: 0 target reached, 1 a notebook failed, 2 bad ar
 """
 import argparse
 import dataclasses
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -83,7 +84,7 @@ def parse(arguments: list[str]) -> tuple[RunConfig, str, Arguments]:
 def refuse_values_of_switches(arguments: list[str]) -> None:
     """Raise InputError for --compile False, which tyro would take for an option of its own."""
     switches = {field.name for field in dataclasses.fields(Arguments) if field.type is bool}
-    for option, value in zip(arguments, [*arguments[1:], "--"], strict=True):
+    for option, value in itertools.pairwise([*arguments, "--"]):
         option, _, joined = option.replace("-", "_").removeprefix("__").partition("=")
         name = option.removeprefix("no_")
         if name in switches and (joined or not value.startswith("-")):

@@ -19,6 +19,7 @@ from playwright.sync_api import sync_playwright
 
 import run_training
 from lib.config import ROOT, InputError
+from lib.presets import preset_config
 from lib.publish.index import write_index
 from lib.publish.notebooks import run_notebook
 from lib.publish.readme import NAMES
@@ -59,6 +60,11 @@ class Page(html.parser.HTMLParser):
 
     def all(self, name):
         return [attributes for tag, attributes in self.tags if tag == name]
+
+
+def test_without_arguments_the_default_run_is_asked_for():
+    config, preset, _ = run_training.parse([])
+    assert preset in ("excerpt", "full") and config == preset_config(preset)
 
 
 def test_a_run_ends_with_its_files_and_says_where_they_are(finished):

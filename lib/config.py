@@ -86,7 +86,7 @@ class RunConfig:
     save_every: Count = 500  # steps between two checkpoints
     sample_every: Count = 500  # steps between two samples
     # samples
-    prompt: str = "First Citizen:\n"  # text that the samples continue
+    prompt: str = ""  # text that the samples continue; empty: how the text begins
     num_prompts: Count = 1  # continuations in each sample
     max_new_tokens: Count = 100  # tokens in each continuation
     temperature: PositiveOrZero = 0.9  # below 1 sharpens the choice, above 1 flattens it; 0 takes the likeliest

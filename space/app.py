@@ -72,7 +72,7 @@ class Playground:
         self.index = NgramIndex(text) if text is not None else None
         places = [] if text is None else [len(text) // 3, len(text) // 2, 2 * len(text) // 3]
         # the one it was sampled with, and some words of the text from anywhere in it
-        self.prompts = [trained.config.prompt, *(encoding().decode(text[at:at + 8].tolist()) for at in places)]
+        self.prompts = [trained.prompt(), *(encoding().decode(text[at:at + 8].tolist()) for at in places)]
 
     def answer(self, prompt, max_new_tokens, temperature, top_k, seed) -> Iterator[tuple[str, str]]:
         """Yields the text so far as HTML without a live tag of the model's, and a line about it; at last with what is

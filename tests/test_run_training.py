@@ -105,7 +105,8 @@ def test_metrics_are_a_plain_csv_and_samples_a_plain_text(finished):
     assert list(rows[0]) == ["step", "tokens", "loss", "mean_loss", "rate", "grad_norm", "tokens_per_sec",
                              "elapsed_sec", "corpus_loss"]
     assert float(rows[-1]["corpus_loss"]) == run.read_summary()["corpus_loss"]
-    assert re.match(r'STEP: 30\nPROMPT: "First Citizen:\\n"\nOUTPUT:\nFirst Citizen:\n', run.samples_file.read_text())
+    assert re.match(r'STEP: 30\nPROMPT: "First Citizen:\\nBefore we proceed any further, hear me speak.\\n\\n"\n'
+                    r'OUTPUT:\nFirst Citizen:\n', run.samples_file.read_text())
 
 
 def test_the_report_is_one_page_that_needs_nothing_else(finished):
@@ -227,7 +228,6 @@ def test_a_run_that_meets_its_limit_exits_3_and_goes_on_with_resume(tmp_path):
     (["--input_file", "nowhere.txt"], "there is no text file"),
     (["--resume", "runs/nowhere"], "holds no run that has begun to train: start a new one"),
     (["--preset", "tiny", "--prompt", "word " * 40], "shorten --prompt"),
-    (["--prompt", ""], "prompt is empty"),
     (["--lr", "fast"], "fast"),
     (["--preset", "tiny", "--target_loss", "0.001"], "no model can reach a loss of 0.001"),
     pytest.param(["--device", "cuda"], "--device auto",

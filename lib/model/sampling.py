@@ -60,15 +60,16 @@ def next_token_probabilities(logits: torch.Tensor, temperature: float = 1.0, top
     return logits.softmax(dim=-1)
 
 
-def sample_texts(model: GPT, config: RunConfig, step: int = 0, check: Callable[[], None] = lambda: None) -> list[str]:
-    """config.num_prompts continuations of config.prompt, prompt included.
+def sample_texts(model: GPT, prompt: str, config: RunConfig, step: int = 0,
+                 check: Callable[[], None] = lambda: None) -> list[str]:
+    """config.num_prompts continuations of a prompt, prompt included.
 
     They have a generator of their own, seeded by the run's seed and the step: training does not notice them, and a
     resumed run draws the same. `check` is called after each token and may raise to end it.
     """
     device = model.wte.weight.device
     generator = torch.Generator(device).manual_seed(config.seed + step)
-    idx = torch.tensor([encode_prompt(config.prompt, config.seq_len)] * config.num_prompts, device=device)
+    idx = torch.tensor([encode_prompt(prompt, config.seq_len)] * config.num_prompts, device=device)
     new = []
     for token in generate(model, idx, config.max_new_tokens, config.seq_len, config.temperature, config.top_k,
                           generator):

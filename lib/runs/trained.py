@@ -14,7 +14,7 @@ from lib.model.gpt import GPT, model_from
 from lib.model.start import origin
 from lib.runs.checkpoint import best_weights
 from lib.runs.folder import RunFolder
-from lib.text.corpus import load_corpus
+from lib.text.corpus import load_corpus, opening
 
 WEIGHTS, FACTS = "model.safetensors", "run.json"
 # GPT-2 was published with the weights of these layers the other way round, and transformers reads them so
@@ -64,6 +64,13 @@ class TrainedModel:
         except (InputError, OSError):  # also where the default text or its tokens cannot be written here
             return None
         return corpus.tokens if corpus.sha256 == self.facts["corpus"]["sha256"] else None
+
+    def prompt(self) -> str:
+        """What its samples continue; a line break where that was the beginning of a text that is not there."""
+        if self.config.prompt:
+            return self.config.prompt
+        text = self.text()
+        return "\n" if text is None else opening(text, self.context)
 
 
 def open_model(path: Path) -> TrainedModel:

@@ -12,9 +12,10 @@ import numpy as np
 from lib.config import ROOT, InputError, RunConfig
 from lib.files import whole_file
 from lib.text.default_text import DEFAULT_FILE, write_default_text
-from lib.text.tokenizer import encode_prompt, pieces, tokenize
+from lib.text.tokenizer import encode_prompt, encoding, pieces, tokenize
 
 TOKENS = ROOT / "data" / "tokens"  # of large texts, each in a file named by the text's sha256
+OPENING = 16  # tokens of a text to prompt a model of it with: enough to tell where in the text they stand
 LARGE = 20_000_000  # bytes from which tokens are kept: encoding so many takes some seconds
 
 
@@ -33,7 +34,8 @@ def load_corpus(config: RunConfig) -> Corpus:
     Raises InputError for a file that is missing, cannot be read, is not UTF-8 text as far as it is used, or is shorter
     than one window of seq_len tokens, where the default text cannot be written, and for a prompt longer than a window.
     """
-    encode_prompt(config.prompt, config.seq_len)
+    if config.prompt:
+        encode_prompt(config.prompt, config.seq_len)
     path = Path(os.path.normpath(ROOT / config.input_file))
     try:
         if path == DEFAULT_FILE and not path.exists():
@@ -73,6 +75,12 @@ def _tokens(path: Path, sha256: str, most: int) -> np.ndarray:
         with contextlib.suppress(OSError), whole_file(kept) as file:  # without room for it the next run encodes again
             file.write(tokens)
     return tokens[:most or None]
+
+
+def opening(tokens: np.ndarray, seq_len: int) -> str:
+    """How a text (N,) begins: what a model that sees seq_len tokens can be prompted with when nothing else is asked."""
+    data = encoding().decode_bytes(tokens[:min(OPENING, seq_len // 2)].tolist())
+    return data.decode("utf-8", "ignore")  # a character may have been cut
 
 
 def window_starts(length: int, seq_len: int, offset: int = 0) -> np.ndarray:

@@ -14,7 +14,7 @@ from lib.runs.checkpoint import CheckpointWriter, load_first, require_space_for_
 from lib.runs.folder import RunFolder
 from lib.runs.formats import version_of
 from lib.runs.trained import open_model
-from lib.text.corpus import Corpus
+from lib.text.corpus import Corpus, opening
 from lib.training.evaluation import first_window_losses
 from lib.training.machine import Machine, memory_notice
 from lib.training.progress import Progress, StepResult
@@ -37,6 +37,7 @@ class Trainer:
         self.model, self.corpus, self.config, self.run, self.machine = model, corpus, config, run, machine
         self.on_log = on_log
         self.update = TrainingStep(model, corpus, config, machine)
+        self.prompt = config.prompt or opening(corpus.tokens, config.seq_len)
         self.writer = CheckpointWriter()
         self.progress = Progress(self.update.epoch_steps)
         self._printed, self._view_failed = -math.inf, False  # when the last line went to the screen; `on_log` raised
@@ -129,7 +130,7 @@ class Trainer:
         deciding = deciding_loss(passes, c, len(self.corpus.tokens)) if passes else None
         ended = ended or is_reached(deciding, c)
         sampled = ended or p.step % c.sample_every == 0
-        texts = sample_texts(self.model, c, p.step, stop.check) if sampled else []
+        texts = sample_texts(self.model, self.prompt, c, p.step, stop.check) if sampled else []
 
         result, p.pending = p.pending, None
         if measured.looked is not None:
@@ -144,7 +145,7 @@ class Trainer:
         if ended or passes or p.step == 1 or p.step % c.log_every == 0:
             self._log(result, always=ended or bool(passes))
         if sampled:
-            self.run.append_samples(p.step, c.prompt, texts)
+            self.run.append_samples(p.step, self.prompt, texts)
             losses = first_window_losses(self.model, self.corpus.tokens, c.seq_len, self.machine)
             self.run.append_token_losses(p.step, losses)
         reached = is_reached(deciding, c)

@@ -166,10 +166,10 @@ def test_a_run_reaches_its_target_by_a_figure_that_the_processor_finds_too(on_gp
 def test_samples_are_drawn_alike_each_time_and_the_likeliest_as_on_the_processor(on_gpu, corpus):
     t = trainer(on_gpu, corpus, steps=60)
     t.train()
-    assert sample_texts(t.model, t.config, 5) == sample_texts(t.model, t.config, 5)
+    assert sample_texts(t.model, t.prompt, t.config, 5) == sample_texts(t.model, t.prompt, t.config, 5)
     greedy = dataclasses.replace(t.config, temperature=0.0)
-    ours = sample_texts(t.model, greedy)
-    assert ours == sample_texts(t.model.cpu(), greedy)
+    ours = sample_texts(t.model, t.prompt, greedy)
+    assert ours == sample_texts(t.model.cpu(), t.prompt, greedy)
 
 
 def test_products_are_faster_in_bf16_and_their_rate_is_a_gpus():

@@ -58,7 +58,8 @@ def test_samples_leave_the_global_generator_alone_and_depend_on_seed_and_step(co
     model = new_model(config, machine.device)
     config = dataclasses.replace(config, num_prompts=3)
     before = torch.get_rng_state()
-    texts = sample_texts(model, config, step=10)
+    texts = sample_texts(model, "First Citizen:\n", config, step=10)
     assert torch.equal(torch.get_rng_state(), before)
     assert len(texts) == len(set(texts)) == 3 and all(text.startswith("First Citizen:\n") for text in texts)
-    assert sample_texts(model, config, step=10) == texts != sample_texts(model, config, step=20)
+    again, later = (sample_texts(model, "First Citizen:\n", config, step) for step in (10, 20))
+    assert again == texts != later

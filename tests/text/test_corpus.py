@@ -12,7 +12,7 @@ from conftest import SHAKESPEARE
 from lib.config import InputError
 from lib.presets import preset_config
 from lib.text import corpus as corpus_module
-from lib.text.corpus import Batches, load_corpus, window_starts
+from lib.text.corpus import Batches, load_corpus, opening, window_starts
 from lib.text.default_text import default_text
 from lib.text.floor import loss_floor, position_floors, reachable_floor
 from lib.text.tokenizer import encoding, pieces, tokenize
@@ -194,3 +194,11 @@ def test_a_text_of_one_huge_line_is_read_in_time(tmp_path, line):
     begin = time.perf_counter()
     corpus = load_corpus(preset_config("tiny", input_file=str(path)))
     assert len(corpus.tokens) == 512 and time.perf_counter() - begin < 20
+
+
+def test_how_a_text_begins_is_what_a_model_of_it_is_prompted_with():
+    tokens = load_corpus(preset_config("tiny")).tokens
+    assert opening(tokens, 64) == "First Citizen:\nBefore we proceed any further, hear me speak.\n\n"
+    assert opening(tokens, 16) == "First Citizen:\nBefore we proceed any"
+    cut = np.array(encoding().encode("春" * 20), np.uint16)
+    assert set(opening(cut, 64)) == {"春"}

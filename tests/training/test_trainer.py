@@ -94,7 +94,7 @@ def test_a_run_reaches_its_target_by_the_whole_text_and_leaves_its_files(config,
     assert (metrics["rate"] == 1).all() and "| rate 1.000 |" in run.log_file.read_text()
     samples = run.read_samples()
     assert [s[0] for s in samples] == [*range(50, summary["step"], 50), summary["step"]]
-    assert all(s[1] == config.prompt and s[2].startswith(config.prompt) for s in samples)
+    assert all(s[1] == t.prompt and s[2].startswith(t.prompt) for s in samples)
     assert run.log_file.read_text().splitlines()[-1] == summary["verdict"]
     positions = run.read_position_losses()
     assert positions["position"].tolist() == list(range(1, 33))
@@ -373,7 +373,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(config, corpus, ma
     t.run.append_samples(1, "a", ["ab"])
     t.train()
     assert t.run.read_metrics()["step"].tolist() == list(range(1, 21))
-    assert t.run.read_samples()[0][1] == config.prompt
+    assert t.run.read_samples()[0][1] == t.prompt
 
 
 def test_two_processes_do_not_train_in_one_folder(config, corpus, machine, monkeypatch):

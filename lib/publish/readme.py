@@ -3,7 +3,7 @@
     python -m lib.publish.readme --out_dir runs/NAME --readme README.md
 
 A block stands between <!--AUTO:NAME:START--> and <!--AUTO:NAME:END-->, where NAME is PLOT, SUMMARY, LOGS, METRICS or
-SAMPLES.
+SAMPLES. A README has those that it wants.
 """
 import argparse
 import html
@@ -28,8 +28,8 @@ UNSEEN = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]")  # control characters: a
 def update_readme(run: RunFolder, readme: Path) -> None:
     """Write a run's blocks between the markers of a README, and its curve to logs/loss_curve.png of the run.
 
-    Raises InputError, and leaves the README as it is, where that or the run is missing, where a marker is missing,
-    doubled or out of order, and where the run has logged nothing.
+    Raises InputError, and leaves the README as it is, where that or the run is missing, where it has no block, where a
+    marker is alone, doubled or out of order, and where the run has logged nothing.
     """
     text = read_marked(readme)
     if not len(run.read_metrics()):
@@ -37,8 +37,9 @@ def update_readme(run: RunFolder, readme: Path) -> None:
     line_end = "\r\n" if 2 * text.count("\r\n") > text.count("\n") else "\n"  # what most lines have
     for name, block in blocks(run, readme.resolve().parent).items():
         start, end = (f"<!--AUTO:{name}:{side}-->" for side in ("START", "END"))
-        before, _, rest = text.partition(start)
-        text = before + f"{start}\n{block}\n{end}".replace("\n", line_end) + rest.partition(end)[2]
+        before, marker, rest = text.partition(start)
+        if marker:
+            text = before + f"{start}\n{block}\n{end}".replace("\n", line_end) + rest.partition(end)[2]
     try:
         write_whole(text, readme.resolve())  # the file itself, where README is a link to it
     except OSError as error:
@@ -46,17 +47,21 @@ def update_readme(run: RunFolder, readme: Path) -> None:
 
 
 def read_marked(readme: Path) -> str:
-    """The text of a README; InputError where it cannot be read, or a marker is missing, doubled or out of order."""
+    """The text of a README; InputError where it cannot be read, has no block, or a marker is alone, doubled or out of
+    order."""
     try:
         text = readme.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{readme} cannot be read: {error}") from None
     found = [match.groups() for match in MARKER.finditer(text) if match[1] in NAMES]
-    for name in NAMES:
+    if not found:
+        raise InputError(f"{readme} has none of the blocks {', '.join(NAMES)}: nothing was changed. Give it a line "
+                         "<!--AUTO:PLOT:START--> and a line <!--AUTO:PLOT:END-->, for instance")
+    for name in dict(found):
         sides = [side for block, side in found if block == name]
         if sides != ["START", "END"]:
             raise InputError(f"{readme} must have <!--AUTO:{name}:START--> and, after it, <!--AUTO:{name}:END--> once "
-                             f"each, and has {', '.join(sides) or 'neither'}: nothing was changed")
+                             f"each, and has {', '.join(sides)}: nothing was changed")
     if any(start[0] != end[0] for start, end in zip(found[::2], found[1::2], strict=True)):
         raise InputError(f"{readme} has one block inside another: nothing was changed")
     return text

@@ -74,6 +74,13 @@ def test_markers_that_are_missing_doubled_or_nested_are_refused(run, readme, dam
     assert "nothing was changed" in capsys.readouterr().err and readme.read_bytes() == before
 
 
+def test_a_readme_has_the_blocks_that_it_wants(run, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("One\n<!--AUTO:METRICS:START-->\n<!--AUTO:METRICS:END-->\n")
+    update_readme(run, readme)
+    assert "| Tokens trained on |" in readme.read_text() and run.log_file.read_text()[:40] not in readme.read_text()
+
+
 def test_a_run_without_files_is_refused(readme, tmp_path):
     before = readme.read_bytes()
     with pytest.raises(InputError, match=r"holds no|has logged no step"):

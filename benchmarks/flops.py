@@ -1,4 +1,4 @@
-"""What a run's steps multiply: the FLOPs of its model and those of its optimiser, from its configuration.
+"""What a run's steps multiply: the FLOPs of its model and those of its optimiser, from its configuration and precision.
 
     python benchmarks/flops.py docs/default_run [runs/NAME ...]          some seconds each
 
@@ -14,9 +14,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from lib.config import RunConfig
 from lib.model.gpt import shaped_model
 from lib.runs.folder import RunFolder
-from lib.text.corpus import load_corpus
+from lib.runs.locate import recorded_amp
+from lib.text.corpus import Corpus, load_corpus
 from lib.training.machine import Machine
 from lib.training.sampled_softmax import FIRST_STEPS
 from lib.training.step import TrainingStep
@@ -29,17 +31,23 @@ def flops(work: Callable[[], None]) -> int:
     return counter.get_total_flops()
 
 
-def report(run: RunFolder) -> str:
-    """The FLOPs of a run's steps in words."""
-    config, summary = run.read_config()[0], run.read_summary()
-    corpus = load_corpus(config)
+def step_flops(config: RunConfig, corpus: Corpus, amp: torch.dtype | None) -> tuple[int, int, int]:
+    """The FLOPs of one of a run's first steps, of a later one, and of the optimiser in either. `amp`, the machine's,
+    chooses the form of Muon."""
     # the kernels of attention are not counted, plain products are
     with FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH):
-        machine = Machine(torch.device("cpu"), None)
-        step = TrainingStep(shaped_model(config), corpus, config, machine)
+        step = TrainingStep(shaped_model(config), corpus, config, Machine(torch.device("cpu"), amp))
         first, later = flops(lambda: step(0)), flops(lambda: step(FIRST_STEPS))
         step.optimizers = []
-        optimizer = later - flops(lambda: step(FIRST_STEPS))
+        return first, later, later - flops(lambda: step(FIRST_STEPS))
+
+
+def report(run: RunFolder) -> str:
+    """The FLOPs of a run's steps in words."""
+    config, summary, precision = run.read_config()[0], run.read_summary(), recorded_amp(run)
+    # fp16 multiplies what fp32 does, and its scaler would look at numbers that are not there
+    amp = torch.bfloat16 if precision == "bf16" else None
+    first, later, optimizer = step_flops(config, load_corpus(config), amp)
     whole = min(FIRST_STEPS, summary["step"])
     total = whole * first + (summary["step"] - whole) * later
     return (f"{run.path.name}: {later / 1e12:.3f} TFLOP a step of {config.tokens_per_step:,} tokens "

@@ -1,5 +1,6 @@
 """What several tests need: a small configuration, its text, and a folder of its own for every run."""
 import os
+import warnings
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from lib.config import ROOT
 from lib.presets import preset_config
 from lib.text.corpus import Corpus, load_corpus
-from lib.training.machine import Machine
+from lib.training.machine import Machine, _has_bf16
 
 SHAKESPEARE = ROOT.parent / "shared" / "data" / "input.txt"  # tiny Shakespeare, where a machine has it
 
@@ -18,6 +19,32 @@ def _one_thread_a_worker():
     """The tests run in as many processes as there are cores: one thread in each, and in the kernels they start."""
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def widened(kernel):
+    """A kernel for matrix products, with those of bfloat16 as its instructions compute them: the factors exact, sums in
+    float32, and what comes out rounded."""
+    def product(keys, *tensors, **scales):
+        if tensors[0].dtype is not torch.bfloat16:
+            return kernel.call_boxed(keys, *tensors, **scales)
+        return kernel.call_boxed(keys, *(x.float() for x in tensors), **scales).bfloat16()
+    return product
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _bfloat16_takes_no_longer_than_float32():
+    """Without AVX512 torch multiplies bfloat16 number by number, and a step of a toy takes more than a second: on
+    processors without instructions for it the tests have their products from `widened`."""
+    if _has_bf16("cpu"):
+        yield
+        return
+    library = torch.library.Library("aten", "IMPL")
+    with warnings.catch_warnings(action="ignore"):  # that these kernels stand in the place of others
+        for name in ("mm", "addmm", "bmm", "baddbmm"):
+            kernel = torch.library.get_kernel(f"aten::{name}", "CPU")
+            library.impl(name, widened(kernel), "CPU", with_keyset=True)
+    yield
+    library._destroy()
 
 
 @pytest.fixture(scope="session")

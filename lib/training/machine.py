@@ -121,10 +121,12 @@ def _precision(asked: str, device: str) -> tuple[torch.dtype | None, str]:
 
 
 def _has_bf16(device: str) -> bool:
-    """Whether matrix products in bfloat16 have instructions of their own: AVX512-BF16 or AMX in a processor."""
+    """Whether matrix products in bfloat16 have instructions of their own: in a processor AVX512-BF16 or AMX, which
+    oneDNN may use."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return (device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+            and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def memory_needed(config: RunConfig, parameters: int, machine: Machine) -> int:

@@ -1,10 +1,14 @@
 """A run computes where and in what it says: the precision is decided once, told, and kept."""
 import dataclasses
+import os
+import subprocess
+import sys
 import types
 
 import pytest
 import torch
 
+from lib.config import ROOT
 from lib.model.gpt import new_model
 from lib.presets import command_line
 from lib.runs.folder import RunFolder
@@ -89,6 +93,13 @@ def test_auto_takes_what_the_hardware_is_made_for_and_a_name_what_it_says(
     assert told in machine.notice if told else not machine.notice
 
 
+def test_auto_is_not_bf16_where_torch_may_not_use_the_instructions_for_it():
+    asked = "from lib.training.machine import _precision; print(_precision('auto', 'cpu'))"
+    done = subprocess.run([sys.executable, "-c", asked], env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}, cwd=ROOT,
+                          capture_output=True, text=True, check=True)
+    assert done.stdout == "(None, '')\n"
+
+
 @pytest.mark.parametrize(("cuda", "mps", "chosen"),
                          [(False, False, "cpu"), (False, True, "cpu"), (True, False, "cuda")])
 def test_auto_never_chooses_an_apple_gpu(monkeypatch, cuda, mps, chosen):
@@ -117,6 +128,28 @@ def test_deterministic_asks_torch_for_it_and_ends_with_the_run_that_asked(config
     assert torch.are_deterministic_algorithms_enabled() and machines.os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     prepare_machine(dataclasses.replace(config, device="cpu"))
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_products_are_computed_in_the_precision_that_is_said(config, machine):
+    model, idx = new_model(config), torch.arange(64).view(2, 32)
+    with machine.autocast():
+        logits = model(idx)
+    exact = model(idx)
+    assert logits.dtype is (machine.amp or torch.float32)
+    difference = ((logits - exact).norm() / exact.norm()).item()
+    assert 1e-3 < difference < 1e-2 if machine.amp else difference == 0
+
+
+def test_a_product_in_bfloat16_is_that_of_float32_rounded_once():
+    generator = torch.Generator().manual_seed(0)
+    a, b, c = (torch.randn(shape, generator=generator).bfloat16() for shape in ((3, 40, 30), (3, 30, 50), (3, 40, 50)))
+    wide = a.float() @ b.float()
+    for product, exact in ((a @ b, wide), (a[0] @ b[0], wide[0]),
+                           (torch.baddbmm(c, a, b, beta=2, alpha=3), 2 * c.float() + 3 * wide),
+                           (torch.addmm(c[0], a[0], b[0], beta=2, alpha=3), 2 * c[0].float() + 3 * wide[0])):
+        assert product.dtype is torch.bfloat16
+        # half of the last of 8 bits, and as much where a sum of another order falls on the other side
+        assert ((product.float() - exact).abs() <= 2 ** -8 * exact.abs() + 1e-4).all()
 
 
 def test_no_figure_of_the_weights_depends_on_the_precision_of_training(config, corpus):

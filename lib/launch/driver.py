@@ -1,0 +1,127 @@
+"""Run the points of a sweep, so many at a time, here or wherever `start` sends them."""
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+from lib.config import InputError, relative_to_root
+from lib.launch.point import Point
+from lib.launch.sweep import Sweep
+
+POLL_SEC = 0.5
+
+
+class Job(Protocol):
+    """A point that was started."""
+
+    def has_ended(self) -> bool: ...
+
+    def withdraw(self) -> None:
+        """Give it up, where it has not begun."""
+
+
+Start = Callable[[Point, str], Job]  # of a point, in a slot
+
+
+@dataclass(frozen=True)
+class Process:
+    """A point that runs on this machine."""
+
+    process: subprocess.Popen
+
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def withdraw(self) -> None:
+        """It has begun."""
+
+
+def choose_executor(sweep: Sweep, executor: str, parallel: int) -> tuple[list[str], Start]:
+    """The slots of an executor, `local`, `slurm` or `submitit-local`, and what starts a point in one of them.
+
+    There are `parallel` slots; 0: for slurm one for each point, here one for each GPU, or one. Raises InputError where
+    what an executor takes is not there.
+    """
+    if executor == "local":
+        return here(sweep, parallel)
+    from lib.launch.cluster import jobs
+    count = parallel or (len(sweep.points) if executor == "slurm" else 1)
+    return [""] * count, jobs(sweep, executor)
+
+
+def run_points(sweep: Sweep, slots: Sequence[str], start: Start, say: Callable[[str], None]) -> None:
+    """Run all points to their ends, one in each of the slots at a time; those that are done are left alone.
+
+    A point that another process is at work on, started by a driver that was killed, is waited for. Once the sweep has a
+    stop file no point is started, and those that run are asked to stop.
+    """
+    waiting, free = [point for point in sweep.points if not point.is_done()], list(slots)
+    running: list[tuple[Point, Job, str]] = []
+    say(f"{len(sweep.points):,} points, {len(sweep.points) - len(waiting):,} of them done, {len(slots):,} at a time")
+    while running or (waiting and not sweep.stop_file.exists()):
+        for point in () if sweep.stop_file.exists() else tuple(waiting):
+            if not free:
+                break
+            if not point.run.claim.is_held():
+                waiting.remove(point)
+                if not point.is_done():
+                    say(f"{point.name}: {'goes on' if point.run.config_file.exists() else 'begins'}")
+                    running.append((point, start(point, slot := free.pop(0)), slot))
+        time.sleep(POLL_SEC)
+        for point, job, slot in tuple(running):
+            if job.has_ended():
+                running.remove((point, job, slot))
+                free.append(slot)
+                point.run.stop_file.unlink(missing_ok=True)  # it may have ended by itself before it saw that
+                say(f"{point.name}: {_verdict(sweep, point)}")
+            elif sweep.stop_file.exists():
+                if not point.run.claim.is_held():
+                    job.withdraw()
+                with suppress(OSError):  # that of a run which has just ended
+                    point.ask_to_stop()
+
+
+def _verdict(sweep: Sweep, point: Point) -> str:
+    with suppress(OSError, InputError):
+        return point.run.read_summary()["verdict"]
+    return f"it did not begin to train, {relative_to_root(sweep.output(point))} says why"
+
+
+def outcome(sweep: Sweep) -> str:
+    """How a sweep ended, in the words of a run: "reached" and "limit" where all points did, one or more at a limit."""
+    if sweep.stop_file.exists():
+        return "stopped"
+    states = {point.state() for point in sweep.points}
+    if not states <= {"reached", "limit"}:
+        return "failed"
+    return "limit" if "limit" in states else "reached"
+
+
+def here(sweep: Sweep, parallel: int) -> tuple[list[str], Start]:
+    """The slots of this machine and what starts a point in one of them. A point sees the GPU of its slot alone, and
+    computes with its share of the cores unless OMP_NUM_THREADS is set."""
+    gpus = visible_gpus()
+    count = parallel or len(gpus) or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    def start(point: Point, gpu: str) -> Job:
+        environment = {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
+        if count > 1 and "OMP_NUM_THREADS" not in os.environ:
+            environment["OMP_NUM_THREADS"] = str(max(1, cores // count))
+        return Process(point.start(sweep.output(point), environment))
+
+    return [gpus[i % len(gpus)] if gpus else "" for i in range(count)], start
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that CUDA_VISIBLE_DEVICES names, or all that the driver lists, by their numbers."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [gpu for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu not in ("", "-1")]
+    if not shutil.which("nvidia-smi"):
+        return []
+    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True).stdout
+    return [str(number) for number, line in enumerate(listed.splitlines()) if line.startswith("GPU ")]

@@ -42,19 +42,21 @@ def start(sweep: Sweep, file: Path, executor: str) -> subprocess.Popen:
 def times(sweep: Sweep) -> dict[Path, int]:
     """When each file of the points that are done was written, their locks aside."""
     return {path: path.stat().st_mtime_ns for point in sweep.points if point.is_done()
-            for path in point.run.path.rglob("*") if path.is_file() and path.suffix != ".lock"}
+            for path in point.run.path.rglob("*") if path.is_file() and not path.name.endswith(".lock")}
 
 
 def begin(sweep: Sweep, file: Path, executor: str) -> None:
     """Run until some points are done and another one has saved; then kill the driver."""
     driver = start(sweep, file, executor)
-    while driver.poll() is None:
-        done = sum(point.is_done() for point in sweep.points)
-        if done >= DONE_FIRST and any(point.run.checkpoints() and not point.is_done() for point in sweep.points):
-            break
-        time.sleep(0.2)
-    driver.kill()
-    driver.wait()
+    try:
+        while driver.poll() is None:
+            done = sum(point.is_done() for point in sweep.points)
+            if done >= DONE_FIRST and any(point.run.checkpoints() and not point.is_done() for point in sweep.points):
+                break
+            time.sleep(0.2)
+    finally:
+        driver.kill()
+        driver.wait()
     print(f"killed the driver after {done} points", flush=True)
     deadline = time.monotonic() + 60  # under Linux the point that runs is asked to stop; submitit's job goes on
     while time.monotonic() < deadline and any(point.run.claim.is_held() for point in sweep.points):
@@ -69,7 +71,11 @@ def go_on(sweep: Sweep, file: Path, executor: str) -> list[str]:
     """Start the driver again, to the end; returns what is wrong then."""
     before = times(sweep)
     under_way = [point for point in sweep.points if point.state() and not point.is_done()]
-    code = start(sweep, file, executor).wait()
+    driver = start(sweep, file, executor)
+    try:
+        code = driver.wait()
+    finally:
+        driver.terminate()
     text = (sweep.folder / "compare_runs.html").read_text("utf-8")
     executed = nbformat.read(sweep.folder / "compare_runs.ipynb", as_version=4)
     compared = next(output.text for cell in executed.cells for output in cell.get("outputs", ())

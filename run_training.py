@@ -126,17 +126,19 @@ def run_sweep(given: Arguments, folder: str) -> int:
     check_points(sweep.points)
     slots, start = choose_executor(sweep, given.executor, given.parallel)
     sweep.claim()
+    state = "failed"
     try:
         with interrupts_become(sweep.stop_file):
             print(f"sweep folder: {relative_to_root(sweep.folder)}", flush=True)
             run_points(sweep, slots, start, lambda line: print(line, file=screen, flush=True))
             state = outcome(sweep)
             from lib.publish.comparison import write_comparison  # which imports papermill
-            print(write_comparison(sweep.folder), file=screen, flush=True)
-    except (OSError, InputError) as error:  # no room for the comparison, or none to compare
+            words, is_whole = write_comparison(sweep.folder)
+            print(words, file=screen, flush=True)
+    except (OSError, InputError) as error:  # no room for the comparison, or nothing to compare
         print(f"run_training.py: {error}; the same command goes on with the sweep", file=sys.stderr)
-        return EXIT_CODES["failed"]
-    return EXIT_CODES[state]
+        is_whole = False
+    return EXIT_CODES[state if is_whole or state == "stopped" else "failed"]
 
 
 def execute(config: RunConfig, run: RunFolder) -> int:

@@ -56,21 +56,20 @@ def choose_executor(sweep: Sweep, executor: str, parallel: int) -> tuple[list[st
 def run_points(sweep: Sweep, slots: Sequence[str], start: Start, say: Callable[[str], None]) -> None:
     """Run all points to their ends, one in each of the slots at a time; those that are done are left alone.
 
-    A point that another process is at work on, started by a driver that was killed, is waited for. Once the sweep has a
-    stop file no point is started, and those that run are asked to stop.
+    A point that another process is at work on, started by a driver that was killed, is waited for and takes a slot.
+    Once the sweep has a stop file no point is started, and those that run are asked to stop.
     """
     waiting, free = [point for point in sweep.points if not point.is_done()], list(slots)
     running: list[tuple[Point, Job, str]] = []
     say(f"{len(sweep.points):,} points, {len(sweep.points) - len(waiting):,} of them done, {len(slots):,} at a time")
     while running or (waiting and not sweep.stop_file.exists()):
-        for point in () if sweep.stop_file.exists() else tuple(waiting):
-            if not free:
-                break
-            if not point.run.claim.is_held():
-                waiting.remove(point)
-                if not point.is_done():
-                    say(f"{point.name}: {'goes on' if point.run.config_file.exists() else 'begins'}")
-                    running.append((point, start(point, slot := free.pop(0)), slot))
+        elsewhere = [point for point in waiting if point.run.claim.is_held()]
+        ready = [point for point in waiting if point not in elsewhere][:max(0, len(free) - len(elsewhere))]
+        for point in () if sweep.stop_file.exists() else ready:
+            waiting.remove(point)
+            if not point.is_done():
+                say(f"{point.name}: {'goes on' if point.run.config_file.exists() else 'begins'}")
+                running.append((point, start(point, slot := free.pop(0)), slot))
         time.sleep(POLL_SEC)
         for point, job, slot in tuple(running):
             if job.has_ended():

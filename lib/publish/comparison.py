@@ -16,9 +16,10 @@ from lib.show.comparison import over_seeds
 NAME = "compare_runs"
 
 
-def write_comparison(folder: Path) -> str:
+def write_comparison(folder: Path) -> tuple[str, bool]:
     """Write compare_runs.ipynb, executed over the runs in a folder, compare_runs.html, which is its page, and
-    index.html, all runs with links to their reports. Returns where these are and the means over seeds, in words.
+    index.html, all runs with links to their reports. Returns where these are and the means over seeds, in words, and
+    whether the notebook came to its end.
 
     Raises InputError where no run has logged a step; OSError passes.
     """
@@ -34,4 +35,4 @@ def write_comparison(folder: Path) -> str:
     write_whole(page_of(chapter, verdict, "reached" if set(states) == {"reached"} else "", {}), page)
     index = write_index(folder)
     return (f"{verdict}\n\n{over_seeds(runs).to_string()}\n\n{NAME}: {outcome}, {relative_to_root(page)}\n"
-            f"all runs: {relative_to_root(index)}")
+            f"all runs: {relative_to_root(index)}"), outcome == "completed"

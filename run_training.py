@@ -119,7 +119,8 @@ def run_sweep(given: Arguments, folder: str) -> int:
     """Run the points of a sweep in a folder, relative to the project, and compare them; returns the exit code. Raises
     InputError or OSError, before any of them begins, for what cannot be done."""
     from lib.launch.checks import check_points
-    from lib.launch.driver import choose_executor, outcome, run_points
+    from lib.launch.driver import outcome, run_points
+    from lib.launch.executors import choose_executor
     from lib.launch.sweep import read_sweep
 
     sweep, screen = read_sweep(Path.cwd() / given.sweep, folder), Screen()

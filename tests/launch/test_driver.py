@@ -2,8 +2,10 @@
 import pytest
 
 from lib.config import InputError, relative_to_root
-from lib.launch import driver
-from lib.launch.driver import choose_executor, outcome, run_points
+from lib.launch import driver, executors
+from lib.launch.driver import outcome, run_points
+from lib.launch.executors import choose_executor
+from lib.launch.point import Point
 from lib.launch.sweep import read_sweep
 from lib.runs.locks import ProcessLock
 
@@ -98,9 +100,9 @@ def test_a_stop_reaches_those_that_run_and_no_other_begins(sweep, monkeypatch):
 
 def test_gpus_are_slots_and_processors_are_shared(sweep, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(driver.os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(executors.os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     seen = []
-    monkeypatch.setattr(driver.Point, "start", lambda point, output, environment: seen.append(environment))
+    monkeypatch.setattr(Point, "start", lambda point, output, environment: seen.append(environment))
     for visible, parallel, slots, environment in (
             ("", 0, [""], {}), ("", 3, [""] * 3, {"OMP_NUM_THREADS": "2"}),
             ("0,GPU-5a", 0, ["0", "GPU-5a"], {"CUDA_VISIBLE_DEVICES": "0", "OMP_NUM_THREADS": "4"}),

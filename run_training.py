@@ -5,9 +5,11 @@
     python run_training.py --input_file my.txt --preset excerpt
     python run_training.py --resume runs/NAME      go on with a run that was stopped
     python run_training.py --reproduce runs/NAME   do a run again, and compare
+    python run_training.py --sweep lr.yaml         the runs that a file asks for, and a comparison of them
 
 The exit code says how it ended: 0 target reached, 1 a notebook failed, 2 bad arguments, 3 stopped by a limit,
-4 a run was not reproduced, 130 stopped by the user, 138 the notebook's kernel died.
+4 a run was not reproduced, 130 stopped by the user, 138 the notebook's kernel died. That of a sweep is 0 where all
+points reached their target, 1 where one did not come to its end, 3 where one met its limit, 130 where it was stopped.
 """
 import argparse
 import dataclasses
@@ -19,7 +21,7 @@ from typing import Literal
 
 import tyro
 
-from lib.config import ROOT, InputError, RunConfig, relative_to_root
+from lib.config import ROOT, CountOrZero, InputError, RunConfig, relative_to_root
 from lib.files import sweep
 from lib.presets import PRESETS, default_preset, preset_config
 from lib.runs.folder import RunFolder
@@ -40,6 +42,10 @@ class Arguments(RunConfig):
     preset: Literal["auto", *PRESETS] = "auto"
     reproduce: str = ""  # do this run again in a folder of its own, and say whether the losses agree
     update_readme: bool = False  # fill the marked blocks of README.md from this run, unless it is stopped or fails
+    sweep: str = ""  # run all points of this file, which docs/cluster.md explains, in --out_dir or runs/<its name>
+    parallel: CountOrZero = 0  # points of a sweep at a time; 0: one, or one for each GPU; with slurm, all
+    # where the points of a sweep run; submitit-local: as jobs on this machine, to try what is meant for slurm
+    executor: Literal["local", "slurm", "submitit-local"] = "local"
 
 
 def parse(arguments: list[str]) -> tuple[RunConfig, str, Arguments]:
@@ -54,6 +60,7 @@ def parse(arguments: list[str]) -> tuple[RunConfig, str, Arguments]:
     first.add_argument("--input_file", "--input-file", default="")
     first.add_argument("--resume", default="")
     first.add_argument("--reproduce", default="")
+    first.add_argument("--sweep", default="")
     early, _ = first.parse_known_args(arguments)
     refuse_values_of_switches(arguments)
     if early.resume and early.reproduce:
@@ -61,6 +68,8 @@ def parse(arguments: list[str]) -> tuple[RunConfig, str, Arguments]:
     if early.preset and (early.resume or early.reproduce):
         raise InputError(f"the parameters of the run itself hold for --{'resume' if early.resume else 'reproduce'}: "
                          "leave --preset out, or start a new run with it")
+    if early.sweep and (early.resume or early.reproduce):
+        raise InputError("--sweep goes on with its own runs by itself: leave --resume and --reproduce out")
     if early.resume:
         run = resumed_run(str(Path.cwd() / early.resume))
         preset, base = "resumed", dataclasses.replace(run.read_config()[0], out_dir=str(run.path))
@@ -75,8 +84,10 @@ def parse(arguments: list[str]) -> tuple[RunConfig, str, Arguments]:
         base = preset_config(preset)
     base = dataclasses.replace(base, **{name: str(ROOT / getattr(base, name)) for name in ("input_file", "init_from")
                                         if getattr(base, name)})
-    given = tyro.cli(Arguments, default=Arguments(**dataclasses.asdict(base)), args=arguments, use_underscores=True,
-                     prog="run_training.py", description=__doc__)
+    default = Arguments(**dataclasses.asdict(base))
+    given = tyro.cli(Arguments, default=default, args=arguments, use_underscores=True, prog="run_training.py",
+                     description=__doc__)
+    refuse_what_a_sweep_has(given, default)
     config = RunConfig(**{field.name: getattr(given, field.name) for field in dataclasses.fields(RunConfig)})
     return config.relative_to_project(Path.cwd()), preset, given
 
@@ -89,6 +100,46 @@ def refuse_values_of_switches(arguments: list[str]) -> None:
         name = option.removeprefix("no_")
         if name in switches and (joined or not value.startswith("-")):
             raise InputError(f"--{option} takes no value: say --{name} for True, --no_{name} for False")
+
+
+def refuse_what_a_sweep_has(given: Arguments, default: Arguments) -> None:
+    """Raise InputError for parameters beside --sweep, whose file has them, and for what only a sweep knows."""
+    of_sweeps = ("sweep", "parallel", "executor")
+    beside = [f"--{name}" for name, value in vars(given).items()
+              if name not in (*of_sweeps, "out_dir") and value != getattr(default, name)]
+    if given.sweep and beside:
+        raise InputError(f"what the points of a sweep are stands in its file: write {', '.join(beside)} into it")
+    if not given.sweep and (given.parallel or given.executor != default.executor):
+        raise InputError("--parallel and --executor are for the points of a sweep: name its file with --sweep")
+    if given.parallel < 0:
+        raise InputError(f"parallel must be at least 0, not {given.parallel}")
+
+
+def run_sweep(given: Arguments, folder: str) -> int:
+    """Run the points of a sweep in a folder, relative to the project, and compare them; returns the exit code. Raises
+    InputError or OSError, before any of them begins, for what cannot be done."""
+    from lib.launch.checks import check_points
+    from lib.launch.driver import outcome, run_points
+    from lib.launch.executors import choose_executor
+    from lib.launch.sweep import read_sweep
+
+    sweep, screen = read_sweep(Path.cwd() / given.sweep, folder), Screen()
+    check_points(sweep.points)
+    slots, start = choose_executor(sweep, given.executor, given.parallel)
+    sweep.claim()
+    state = "failed"
+    try:
+        with interrupts_become(sweep.stop_file):
+            print(f"sweep folder: {relative_to_root(sweep.folder)}", flush=True)
+            run_points(sweep, slots, start, lambda line: print(line, file=screen, flush=True))
+            state = outcome(sweep)
+            from lib.publish.comparison import write_comparison  # which imports papermill
+            words, is_whole = write_comparison(sweep.folder)
+            print(words, file=screen, flush=True)
+    except (OSError, InputError) as error:  # no room for the comparison, or nothing to compare
+        print(f"run_training.py: {error}; the same command goes on with the sweep", file=sys.stderr)
+        is_whole = False
+    return EXIT_CODES[state if is_whole or state == "stopped" else "failed"]
 
 
 def execute(config: RunConfig, run: RunFolder) -> int:
@@ -135,13 +186,10 @@ def execute(config: RunConfig, run: RunFolder) -> int:
 def main(arguments: list[str]) -> int:
     try:
         config, preset, given = parse(arguments)
-        from lib.text.corpus import load_corpus
-        from lib.text.floor import reachable_floor
-        if config.device not in ("auto", "cpu"):
-            from lib.training.machine import choose_device  # imports torch, so only where there is something to check
-            choose_device(config.device)
-        corpus = load_corpus(config)
-        reachable_floor(corpus.tokens, config)
+        if given.sweep:
+            return run_sweep(given, config.out_dir)
+        from lib.launch.checks import check
+        corpus = check(config)
         if given.update_readme:
             from lib.publish.readme import read_marked  # imports matplotlib
             read_marked(README)

@@ -3,6 +3,7 @@ import dataclasses
 import difflib
 import shlex
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 from lib.config import NOT_BEHAVIOUR, InputError, RunConfig
@@ -43,17 +44,29 @@ def preset_config(preset: str, **changes: Any) -> RunConfig:
     return RunConfig(**PRESETS[preset] | changes)
 
 
-def command_line(config: RunConfig) -> str:
-    """The shortest command that asks for a configuration: the nearest preset, and what differs from it."""
+def nearest_preset(config: RunConfig) -> tuple[str, dict[str, Any]]:
+    """The preset that a configuration differs from in the fewest parameters, and their values in the configuration."""
     changes = {}
     for preset in PRESETS:
         usual = preset_config(preset)
         changes[preset] = {name: value for name, value in dataclasses.asdict(config).items()
                            if name not in NOT_BEHAVIOUR and value != getattr(usual, name)}
     nearest = min(changes, key=lambda preset: len(changes[preset]))
-    options = [("--" if value else "--no_") + name if isinstance(value, bool) else f"--{name}={shlex.quote(str(value))}"
-               for name, value in changes[nearest].items()]
-    return " ".join(["python run_training.py --preset", nearest, *options])
+    return nearest, changes[nearest]
+
+
+def as_arguments(config: RunConfig, quote: Callable[[str], str] = str) -> list[str]:
+    """The shortest arguments of run_training.py that ask for a configuration: the nearest preset, and what differs
+    from it, with values quoted as wanted."""
+    nearest, changes = nearest_preset(config)
+    options = [("--" if value else "--no_") + name if isinstance(value, bool) else f"--{name}={quote(str(value))}"
+               for name, value in changes.items()]
+    return ["--preset", nearest, *options]
+
+
+def command_line(config: RunConfig) -> str:
+    """The shortest command that asks for a configuration, as it is typed into a shell."""
+    return " ".join(["python run_training.py", *as_arguments(config, shlex.quote)])
 
 
 def notebook_config(cell: dict[str, Any]) -> RunConfig:

@@ -8,8 +8,8 @@ import pytest
 
 from lib.config import ROOT
 
-ROOMS = ("lib.config", "lib.presets", "lib.files", "lib.text", "lib.model", "lib.runs", "lib.training", "lib.show",
-         "lib.publish")
+ROOMS = ("lib.config", "lib.presets", "lib.files", "lib.text", "lib.model", "lib.runs", "lib.training", "lib.launch",
+         "lib.show", "lib.publish")
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
            for path in sorted((ROOT / "lib").rglob("*.py"))}
 

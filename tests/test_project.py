@@ -20,7 +20,7 @@ def test_dependencies_are_pinned_and_those_asked_for():
     pinned = {re.fullmatch(r"([\w-]+)==[\d.]+", line)[1] for line in PROJECT["dependencies"]}
     assert pinned >= {"torch", "tiktoken", "papermill", "jupyterlab", "nbconvert", "matplotlib", "pandas"}
     for line in PROJECT["optional-dependencies"]["test"]:
-        assert re.fullmatch(r"[\w-]+(==[\d.]+|\[space\])", line), line
+        assert re.fullmatch(r"[\w-]+(==[\d.]+|\[space,cluster\])", line), line
 
 
 def test_environment_yml_installs_what_pyproject_pins():

@@ -259,6 +259,52 @@ def test_help_explains_every_parameter_in_less_than_a_second():
         assert re.search(rf"--{name}\b", done.stdout), name
 
 
+def test_a_sweep_runs_its_points_compares_them_and_touches_none_again(tmp_path):
+    file, folder = tmp_path / "seeds.yaml", tmp_path / "a folder [1]"
+    file.write_text("preset: tiny\nsteps: 10\namp: off\ntarget_loss: 0\ngrid: {seed: [1, 2]}\n")
+    done = start("--sweep", file, "--out_dir", folder)
+    assert done.returncode == 3 and done.stderr == "", done.stdout + done.stderr
+    assert "1-seed=1: begins" in done.stdout and "2-seed=2: Trained to the limits" in done.stdout
+    assert re.search(r"all +2 +0 +\d\.\d{6} ± \d\.\d{6}", done.stdout)
+    text = "".join(Page((folder / "compare_runs.html").read_text()).texts)
+    assert "2 runs: 2 limit" in text and "1-seed=1" in text and "2-seed=2" in text and "Over seeds" in text
+    assert 'href="1-seed%3D1/report.html"' in (folder / "index.html").read_text()
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*-seed*/**/*") if path.suffix}
+    again = start("--sweep", file, "--out_dir", folder)
+    assert again.returncode == 3 and "2 points, 2 of them done" in again.stdout, again.stdout + again.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in folder.glob("*-seed*/**/*") if path.suffix}
+
+
+def test_a_sweep_with_a_point_that_cannot_be_is_refused_before_any_begins(tmp_path):
+    file = tmp_path / "rates.yaml"
+    file.write_text("preset: tiny\ngrid: {target_loss: [4, 0.001]}")
+    begin = time.perf_counter()
+    done = start("--sweep", file, "--out_dir", tmp_path / "sweep")
+    assert done.returncode == 2 and time.perf_counter() - begin < 5
+    assert "point 2-target_loss=0.001: no model can reach" in done.stderr
+    assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--steps", "3"], "write --steps into it"),
+    (["--preset", "tiny"], "write --preset into it"),
+    (["--resume", "x"], "leave --resume and --reproduce out"),
+    (["--parallel", "-1"], "parallel must be at least 0"),
+    (["--executor", "slurm"], "install the extra by pip install -e"),
+])
+def test_what_a_sweep_does_not_take_is_refused(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "submitit", None)  # as where the extra is not installed
+    (tmp_path / "seeds.yaml").write_text("preset: tiny\ngrid: {seed: [1, 2]}")
+    folder = ["--out_dir", str(tmp_path / "sweep")]
+    assert run_training.main(["--sweep", str(tmp_path / "seeds.yaml"), *folder, *arguments]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "sweep").exists()
+
+
+def test_what_only_a_sweep_takes_is_refused_without_one(capsys):
+    assert run_training.main(["--preset", "tiny", "--parallel", "2"]) == 2
+    assert "are for the points of a sweep" in capsys.readouterr().err
+
+
 COURSE_FLAGS = (
     "input_file out_dir seed block_size n_layer n_head n_embd batch_size seq_len grad_accum steps lr weight_decay "
     "beta1 beta2 clip_grad randomize_batches target_loss log_every save_every sample_every resume prompt num_prompts "

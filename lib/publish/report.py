@@ -27,17 +27,20 @@ def write_report(run: RunFolder) -> Path:
     summary = {"state": "failed", "verdict": "Training did not begin"}
     if run.summary_file.exists():
         summary = run.read_summary()
+    write_whole(page_of(page, summary["verdict"], summary["state"], banner(run, summary)), run.report)
+    return run.report
+
+
+def page_of(notebook: nbformat.NotebookNode, verdict: str, state: str, figures: dict[str, str]) -> str:
+    """The HTML of a notebook that `merge` made, below a verdict and some figures by what they are called."""
     config = Config({
         "HTMLExporter": {"extra_template_basedirs": [str(TEMPLATES)], "template_name": "report",
                          "exclude_anchor_links": True},
     })
-    resources = {"verdict": summary["verdict"], "state": summary["state"], "figures": banner(run, summary),
-                 "chapters": contents(page),
+    resources = {"verdict": verdict, "state": state, "figures": figures, "chapters": contents(notebook),
                  "light_code": HtmlFormatter(style="default").get_style_defs(".highlight"),
                  "dark_code": HtmlFormatter(style="github-dark").get_style_defs(".highlight")}
-    body, _ = HTMLExporter(config=config).from_notebook_node(page, resources)
-    write_whole(body, run.report)
-    return run.report
+    return HTMLExporter(config=config).from_notebook_node(notebook, resources)[0]
 
 
 def banner(run: RunFolder, summary: dict[str, Any]) -> dict[str, str]:

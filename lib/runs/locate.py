@@ -61,11 +61,7 @@ def _asked_for(config: RunConfig, preset: str, corpus_sha256: str) -> RunFolder:
                                  f"{getattr(config, name)} there: leave it out, or start a new run")
         return run
     if config.init_from:
-        from lib.runs.trained import open_model  # imports torch, so only where there is something to check
-        shape = open_model(ROOT / config.init_from).config.model_shape
-        if shape != config.model_shape:
-            options = " ".join(f"--{name} {value}" for name, value in shape.items())
-            raise InputError(f"the model of {config.init_from} has another shape: begin with it by {options}")
+        require_same_shape(config)
     try:
         run = RunFolder(config.out_dir or new_run_path(preset))
         if run.config_file.exists():
@@ -78,6 +74,15 @@ def _asked_for(config: RunConfig, preset: str, corpus_sha256: str) -> RunFolder:
     if not os.access(run.path, os.W_OK):
         raise InputError(f"{run.path} cannot be written to: choose another --out_dir")
     return run
+
+
+def require_same_shape(config: RunConfig) -> None:
+    """Raise InputError where the weights that a configuration begins with are not there or of another shape."""
+    from lib.runs.trained import open_model  # imports torch, so only where there is something to check
+    shape = open_model(ROOT / config.init_from).config.model_shape
+    if shape != config.model_shape:
+        options = " ".join(f"--{name} {value}" for name, value in shape.items())
+        raise InputError(f"the model of {config.init_from} has another shape: begin with it by {options}")
 
 
 def _is_free(run: RunFolder) -> bool:

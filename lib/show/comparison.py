@@ -7,12 +7,13 @@ import pandas as pd
 from lib.config import NOT_BEHAVIOUR, RunConfig, relative_to_root
 from lib.runs.folder import RunFolder
 from lib.runs.formats import in_todays_words
-from lib.show.wording import shown
+from lib.show.wording import label, shown, written
 
 # What the course project (ERA V4) that this one grew from published of its run: GPT-2 124M, tiny Shakespeare, stopped
 # on one minibatch
 COURSE_RUN = {"run": "the course project's run", "state": "one minibatch < 0.1", "loss": 0.0899, "tokens": 39_400_000,
               "elapsed_sec": 41 * 60.0, "epochs": 117.0, "text_tokens": 338_025, "device": "RTX 4060 Ti"}
+OVER_SEEDS = ("corpus_loss", "shifted_loss", "step", "tokens", "elapsed_sec")
 LEADERBOARD = ("corpus_loss", "shifted_loss", "loss", "tokens", "epochs", "elapsed_sec")
 
 
@@ -49,6 +50,33 @@ def differing_parameters(runs: list[RunFolder]) -> pd.DataFrame:
     table = pd.DataFrame({relative_to_root(run.path): asdict(run.read_config()[0]) for run in runs})
     table = table.drop(index=list(NOT_BEHAVIOUR))
     return table[table.map(repr).nunique(axis=1) > 1]
+
+
+def over_seeds(runs: list[RunFolder]) -> pd.DataFrame:
+    """The figures of runs that differ in nothing but their seeds, a row of words for each such group: mean ± sample
+    standard deviation, of how many where not all were measured. The lowest mean loss over all tokens comes first."""
+    configs = [{name: value for name, value in asdict(run.read_config()[0]).items() if name not in NOT_BEHAVIOUR}
+               for run in runs]
+    differing = [name for name in (configs[0] if configs else ())
+                 if name != "seed" and len({repr(config[name]) for config in configs}) > 1]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for run, config in zip(runs, configs, strict=True):
+        what = ", ".join(f"{name} {config[name]}" for name in differing) or "all"
+        groups.setdefault(what, []).append(run.read_summary())
+    rows = []
+    for what, summaries in groups.items():
+        table = pd.DataFrame(summaries, columns=[*OVER_SEEDS, "state"])
+        rows.append({"parameters": what, "runs": len(table), "reached": int((table["state"] == "reached").sum()),
+                     "order": table["corpus_loss"].astype(float).mean(),
+                     **{label(name): _mean_and_spread(name, table[name]) for name in OVER_SEEDS}})
+    return pd.DataFrame(rows).sort_values("order", kind="stable").drop(columns="order").set_index("parameters")
+
+
+def _mean_and_spread(name: str, values: pd.Series) -> str:
+    """A figure of several runs as it is written; of one run, there is no spread."""
+    known = values.dropna().astype(float)
+    spread = f" ± {written(name, known.std())}" if len(known) > 1 else ""
+    return written(name, known.mean()) + spread + (f" ({len(known)})" if 0 < len(known) < len(values) else "")
 
 
 def changed_parameters(config: RunConfig) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from lib.config import InputError, relative_to_root
 from lib.presets import preset_config
 from lib.runs.folder import METRICS, RunFolder
 from lib.runs.locate import find_runs
-from lib.show.comparison import agreement, differing_parameters, leaderboard
+from lib.show.comparison import agreement, differing_parameters, leaderboard, over_seeds
 from lib.show.plots import loss_curves
 
 
@@ -35,6 +35,18 @@ def test_the_run_with_the_lowest_loss_leads_and_unmeasured_ones_come_last(tmp_pa
     differences = differing_parameters(runs)
     assert list(differences.index) == ["lr"] and list(differences.loc["lr"]) == [3e-3, 3e-3, 1e-4]
     assert not len(differing_parameters(runs[:2]))
+
+
+def test_runs_that_differ_in_their_seeds_alone_have_a_mean_and_a_spread(tmp_path):
+    for name, loss, changes in (("a", 0.25, {}), ("b", 0.75, {}), ("c", 0.125, dict(lr=1e-4)),
+                                ("d", None, dict(lr=1e-4)), ("e", None, dict(lr=1e-5))):
+        made(tmp_path, name, loss, seed=ord(name), note=name, **changes)
+    table = over_seeds(find_runs(f"{relative_to_root(tmp_path)}/*")[0])
+    assert list(table.index) == ["lr 0.0001", "lr 0.003", "lr 1e-05"]
+    assert list(table["runs"]) == [2, 2, 1] and list(table["reached"]) == [0, 0, 0]
+    assert list(table["loss over all tokens"]) == ["0.125000 (1)", "0.500000 ± 0.353553", "unmeasured"]
+    assert list(table["tokens trained on"]) == ["384 ± 0", "384 ± 0", "384"]
+    assert list(over_seeds(find_runs(f"{relative_to_root(tmp_path)}/a")[0]).index) == ["all"]
 
 
 @pytest.mark.parametrize("by", ["tokens", "elapsed_sec"])

@@ -1,0 +1,1 @@
+"""Many runs: a sweep's file, its points, and where they are run."""

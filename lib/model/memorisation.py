@@ -10,10 +10,27 @@ import numpy as np
 import torch
 
 from lib.model.gpt import GPT
+from lib.model.sampling import generate
 from lib.text.ngrams import NgramIndex
 from lib.text.tokenizer import encoding
 
 CONTINUATION = 50  # tokens, fewer where the context is short
+
+
+@dataclass(frozen=True)
+class Recitation:
+    """What a model read of a text, what it said after that, and how many tokens of it are the text's, up to the first
+    that is not."""
+
+    read: list[int]
+    said: list[int]
+    right: int
+
+    def marked(self) -> str:
+        """What it said, as HTML in which all is marked from the first error on; it has no live tag but <mark>."""
+        right, wrong = (html.escape(encoding().decode(part))
+                        for part in (self.said[:self.right], self.said[self.right:]))
+        return right + (f"<mark>{wrong}</mark>" if wrong else "")
 
 
 @dataclass(frozen=True)
@@ -53,6 +70,17 @@ def recall(model: GPT, tokens: np.ndarray, starts: np.ndarray, prefixes: Sequenc
         results.append(Recall(prefix, continuation, len(told), (told == continuation).double().mean().item(),
                               told.double().mean().item()))
     return results
+
+
+@torch.inference_mode()
+def recited(model: GPT, tokens: np.ndarray, start: int, prefix: int, context: int) -> Recitation:
+    """What a model writes after it read `prefix` tokens of a text (N,) from `start` on, always the likeliest token, and
+    as far as a passage of `recall` goes. The text must go on so far. Leaves the model in eval mode."""
+    text = tokens[start:start + prefix + min(CONTINUATION, context - prefix)].tolist()
+    idx = torch.tensor([text[:prefix]], device=model.wte.weight.device)
+    said = [token.item() for token in generate(model, idx, len(text) - prefix, context, temperature=0)]
+    right = next((i for i, (a, b) in enumerate(zip(said, text[prefix:], strict=True)) if a != b), len(said))
+    return Recitation(text[:prefix], said, right)
 
 
 @dataclass(frozen=True)

@@ -80,10 +80,10 @@ def _mean_and_spread(name: str, values: pd.Series) -> str:
 
 
 def changed_parameters(config: RunConfig) -> pd.DataFrame:
-    """The parameters of a run that are not as they are by default, with both values."""
+    """The parameters of a run that are not those of the preset `plain`, with both values."""
     rows = {name: (value, getattr(RunConfig(), name)) for name, value in asdict(config).items()
             if name not in NOT_BEHAVIOUR and value != getattr(RunConfig(), name)}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["this run", "default"])
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["this run", "preset plain"])
 
 
 def changed_before_resuming(config: RunConfig, facts: dict[str, Any]) -> list[str]:

@@ -190,8 +190,8 @@ def bars(labels: Sequence[str], values: Sequence[float], xlabel: str, form: str 
 
 @_house
 def matrices(values: dict[str, np.ndarray], xlabel: str, ylabel: str, names: Sequence[str] = ()) -> Figure:
-    """Square matrices of values from 0 to 1 by their titles, in two columns, as shades of blue, row 0 on top. `names`
-    are those of rows and columns."""
+    """Square matrices of values from 0 to 1 by their titles, in two columns, as shades of blue, row 0 on top, with the
+    numbers where there is room for them. `names` are those of rows and columns."""
     rows, columns = -(-len(values) // 2), min(2, len(values))
     figure, axes = _new(rows, columns, (WIDTH * (0.35 + 0.325 * columns), 0.4 + 3.2 * rows), squeeze=False)
     names, fonts = legible(names)
@@ -201,10 +201,29 @@ def matrices(values: dict[str, np.ndarray], xlabel: str, ylabel: str, names: Seq
         image = axis.imshow(matrix, cmap="Blues", vmin=0, vmax=1)
         axis.grid(visible=False)
         axis.set_title(title, fontsize=9, parse_math=False)
+        roomy = len(matrix) <= 8
         if names:
-            axis.set_xticks(range(len(names)), names, parse_math=False, fontsize=6, rotation=90)
-            axis.set_yticks(range(len(names)), names, parse_math=False, fontsize=6)
+            size = 9 if roomy else 6
+            axis.set_xticks(range(len(names)), names, parse_math=False, fontsize=size, rotation=90)
+            axis.set_yticks(range(len(names)), names, parse_math=False, fontsize=size)
+        for (row, column), value in np.ndenumerate(matrix) if roomy else ():
+            axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=9,
+                      color="white" if value > 0.6 else "black")
     figure.colorbar(image, ax=list(axes.flat[:len(values)]), shrink=0.6 / rows)
     figure.supxlabel(xlabel, fontsize=10)
     figure.supylabel(ylabel, fontsize=10)
     return use(fonts, figure)
+
+
+@_house
+def curves(x: Sequence[float], values: dict[str, Sequence[float]], xlabel: str, ylabel: str,
+           names: Sequence[str] = ()) -> Figure:
+    """Curves over one x by what they are called, at most three. Where `names` are given, x counts these."""
+    figure, axes = _new()
+    for (label, y), color, line in zip(values.items(), (BLUE, GREY, ORANGE), ("-", ":", "--"), strict=False):
+        axes.plot(x, y, color=color, linestyle=line, marker="o" if names else "", linewidth=1.8, label=label)
+    if names:
+        axes.set_xticks(x, names)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.legend(fontsize=9)
+    return figure

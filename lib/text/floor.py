@@ -1,9 +1,12 @@
-"""How low the loss on a text can go at all."""
+"""How low the loss on a text can go at all, and how low it goes without a model."""
+import math
+
 import numpy as np
 
 from lib.config import CUT_AT_0, InputError, RunConfig
 from lib.text.corpus import window_starts
 from lib.text.ngrams import ngram_identities
+from lib.text.tokenizer import encoding
 
 
 def loss_floor(tokens: np.ndarray, seq_len: int, order: str) -> float:
@@ -27,6 +30,14 @@ def position_floors(tokens: np.ndarray, seq_len: int, order: str, positions: int
     starts = _starts(tokens, seq_len, order)
     entropies = [_entropy(ngram_identities(tokens, n)[starts]) for n in range(1, positions + 2)]
     return np.maximum(0.0, np.diff(entropies))
+
+
+def counted_losses(tokens: np.ndarray) -> dict[str, float]:
+    """The mean loss on a text (N,), in nats, of one who knows nothing, of a table of how often each token occurs in it
+    and of one of what follows each: what a model has to be better than, by what was counted."""
+    pairs = _entropy(ngram_identities(tokens, 2)) - _entropy(tokens[:-1])
+    return {"nothing": math.log(encoding().n_vocab), "single tokens": _entropy(tokens),
+            "pairs of tokens": max(0.0, pairs)}
 
 
 def reachable_floor(tokens: np.ndarray, config: RunConfig) -> float:

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 
 from lib.model.gpt import GPT, GPTConfig
-from lib.model.memorisation import quotation, recall
+from lib.model.memorisation import Recitation, quotation, recall, recited
 from lib.model.sampling import generate
 from lib.text.default_text import default_text
 from lib.text.ngrams import PART, NgramIndex
@@ -96,6 +96,19 @@ def test_recall_says_what_writing_greedily_would_give():
     text = torch.cat((beginnings, written), dim=1).flatten().numpy().astype(np.uint16)
     [result] = recall(model, text, np.arange(0, 256, 64), prefixes=(16,), context=64, batch_size=3)
     assert (result.continuation, result.exact, result.tokens) == (48, 0.25, sum(right) / 4)
+
+
+def test_a_recitation_is_marked_from_its_first_error_on():
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(n_layer=2, n_head=2, n_embd=32, block_size=64)).eval()
+    read = torch.randint(50257, (1, 16))
+    said = torch.cat(list(generate(model, read, 48, 64, temperature=0))).tolist()
+    text = np.array([5, *read[0].tolist(), *said[:20], (said[20] + 1) % 50257, *said[21:]], np.uint16)
+    result = recited(model, text, start=1, prefix=16, context=64)
+    assert (result.read, result.said, result.right) == (read[0].tolist(), said, 20)
+    less, cat = encoding().encode("<"), encoding().encode(" cat")
+    assert Recitation([], less + cat, right=1).marked() == "&lt;<mark> cat</mark>"
+    assert Recitation([], cat, right=1).marked() == " cat"
 
 
 def test_three_million_tokens_are_indexed_and_searched_in_seconds():

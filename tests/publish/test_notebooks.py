@@ -75,6 +75,8 @@ def test_parameters_cells_show_the_preset_notebook(notebook):
     shown = dataclasses.asdict(preset_config("notebook"))
     names = []
     for line in cell.source.splitlines():
+        if line.startswith("# "):
+            continue
         name, kind, value, comment = re.fullmatch(r"(\w+): (\w+) = (.*)  # (.*)", line).groups()
         value = ast.literal_eval(value)
         names.append(name)
@@ -89,12 +91,15 @@ def test_parameters_cells_show_the_preset_notebook(notebook):
             assert comment == comments[name] or ("preset" not in names and comment == own[name])
     if "preset" in names and "steps" in names:
         assert names == ["preset", *shown]
+        groups = re.findall(r"^ *(?:# (.+)|(\w+): )", inspect.getsource(RunConfig).partition("def ")[0], re.MULTILINE)
+        assert groups == re.findall(r"^(?:# (.+)|(\w+): )", cell.source.partition("\n")[2], re.MULTILINE)
 
 
 def test_papermill_reads_every_parameter(notebook):
     found = papermill.inspect_notebook(notebook)
     cell, = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
-    assert len(found) == len(cell.source.splitlines()) and all(entry["help"] for entry in found.values())
+    lines = [line for line in cell.source.splitlines() if not line.startswith("# ")]
+    assert len(found) == len(lines) and all(entry["help"] for entry in found.values())
 
 
 @pytest.fixture

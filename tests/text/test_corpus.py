@@ -14,7 +14,7 @@ from lib.presets import preset_config
 from lib.text import corpus as corpus_module
 from lib.text.corpus import Batches, load_corpus, opening, window_starts
 from lib.text.default_text import default_text
-from lib.text.floor import loss_floor, position_floors, reachable_floor
+from lib.text.floor import counted_losses, loss_floor, position_floors, reachable_floor
 from lib.text.tokenizer import encoding, pieces, tokenize
 
 DEFAULT_SHA256 = "cf6b721817512dfddba897bf98d895c27ecbce1caf610e4038a5e3a3deb80c19"
@@ -67,6 +67,14 @@ def test_the_floor_is_that_of_a_perfect_memory(seq_len):
         assert len(by_position) == seq_len and by_position.mean() == pytest.approx(loss_floor(tokens, seq_len, order))
     first = position_floors(tokens, seq_len, "sequential", positions=1)  # of the windows of this length, not of pairs
     assert first == pytest.approx([floor_by_counting([window[:2] for window in fixed])])
+
+
+def test_tables_lose_what_counting_by_hand_says():
+    tokens = np.array([1, 2, 1, 3, 1, 2, 1, 3, 1], np.uint16)  # 1 in 5 of 9; behind it 2 and 3 in turn, behind those 1
+    nothing, single, pairs = counted_losses(tokens).values()
+    assert nothing == pytest.approx(np.log(50257))
+    assert single == pytest.approx(-(5 * np.log(5 / 9) + 4 * np.log(2 / 9)) / 9)
+    assert pairs == pytest.approx(np.log(2) / 2)
 
 
 def test_a_target_below_the_floor_is_refused_with_the_length_that_would_do():

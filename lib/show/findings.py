@@ -1,0 +1,168 @@
+"""What the numbers of a run answer: each question that a chapter asks, in a sentence, also where the answer is no."""
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from lib.model.memorisation import Recall
+from lib.text.tokenizer import token_repr
+
+SURE = 0.5  # nats: a token of a lower loss was given a probability of 0.61 or more
+
+Heads = dict[str, tuple[int, int, float]]  # layer, head and share of attention by habit, as telling_heads gives them
+
+
+def fall_of_floor(nats: Sequence[float], lengths: Sequence[int]) -> str:
+    """Whether the floor of the loss falls as 1/T, from what windows of some lengths T cost at least."""
+    falls = "falls about as 1/T" if 0.8 * nats[0] <= nats[-1] <= 1.25 * nats[0] else "does not fall as 1/T"
+    return (f"A window of {lengths[0]} tokens costs {nats[0]:.2f} nats, one of {lengths[-1]} costs {nats[-1]:.2f}: the "
+            f"floor {falls}.")
+
+
+def worth(corpus_loss: float | None, shifted_loss: float | None, pairs: float) -> str:
+    """How sure a model is of its text, beside a table of the pairs of tokens counted in it; losses in nats."""
+    if corpus_loss is None:
+        return "How well it knows its text was not measured."
+    said = (f"A loss of {corpus_loss:.3f} nats is that of a choice among {math.exp(corpus_loss):.2f} tokens alike; a "
+            f"table of pairs counted in this text chooses among {math.exp(pairs):.2f}. So "
+            + ("more was learned than what follows what." if corpus_loss < pairs else "such a table does better."))
+    if shifted_loss is None:
+        return said
+    if shifted_loss >= pairs:
+        moved = "no better than that table: what it knows, it knows at its cuts" if corpus_loss < pairs else "no better"
+    else:
+        moved = "nearly as sure" if shifted_loss < 2 * corpus_loss else "less sure, but better than that table"
+    return f"{said} Where windows are moved by half it chooses among {math.exp(shifted_loss):.2f}: {moved}."
+
+
+def beside_steps(metrics: pd.DataFrame, corpus_loss: float | None) -> str:
+    """Whether steps had a lower loss than the figure that decides, and why; `metrics` as in train_metrics.csv."""
+    if corpus_loss is None:
+        return "No loss over all tokens was measured, so the loss of a step has nothing to stand beside."
+    below = int((metrics["loss"] < corpus_loss).sum())
+    if not below:
+        return (f"No logged step was as low as the {corpus_loss:.4f} of all tokens. A step reads its windows before it "
+                "trains on them, about an epoch after it last did; the pass over all tokens follows at once.")
+    return (f"{below:,} of {len(metrics):,} logged steps were lower than the {corpus_loss:.4f} of all tokens, down to "
+            f"{metrics['loss'].min():.4f}, by windows that happened to be easy. So no step decides.")
+
+
+def steadiness(metrics: pd.DataFrame, clip_grad: float) -> str:
+    """Whether gradient norm and throughput settled, and how many logged steps were clipped."""
+    norm, fifth = metrics["grad_norm"], max(1, len(metrics) // 5)
+    early, late, highest = norm[:fifth].median(), norm[-fifth:].median(), norm[-fifth:].max()
+    way = "fell" if late < early / 1.5 else "rose" if late > 1.5 * early else "stayed about level"
+    jumps = f"jumps to {highest:.1f} at the end" if highest > 3 * late else "does not jump at the end"
+    clipped = f"{(norm > clip_grad).mean():.0%} of the logged steps were clipped at {clip_grad:g}" if clip_grad else \
+        "nothing is clipped"
+    speed = metrics["tokens_per_sec"].quantile([0.1, 0.9]).tolist()
+    level = "level" if speed[1] < 1.5 * speed[0] else "not level"
+    return (f"The gradient norm {way}, from {early:.1f} to {late:.1f} (medians of the first and the last fifth), and "
+            f"{jumps}; {clipped}. The throughput was {level}, {speed[0]:,.0f} to {speed[1]:,.0f} tokens per second in "
+            "eight steps of ten.")
+
+
+def levelness(usage: pd.DataFrame) -> str:
+    """Whether memory stayed level in the second half, and how many cores were at work; `usage` as in usage.csv."""
+    if len(usage) < 4:
+        return "It was looked at too seldom to tell."
+    third, fourth = np.array_split(usage["memory_gb"].to_numpy()[len(usage) // 2:], 2)
+    before, after = np.median(third), np.median(fourth)
+    way = "stayed level" if abs(after / before - 1) < 0.05 else "rose" if after > before else "fell"
+    return (f"In the second half memory {way}, {before:.2f} GB and then {after:.2f} GB; "
+            f"{usage['processor_percent'].median() / 100:.1f} cores were at work in the median.")
+
+
+def first_and_last(tokens: np.ndarray, known: pd.DataFrame) -> str:
+    """Which of the first tokens of a text (N,) a model was sure of at the first look, and of which least at the last;
+    `known` has a row for each look: the step, and the losses of the tokens from the second on."""
+    targets = tokens[1:known.shape[1]].tolist()
+    first, last = (known.iloc[row, 1:].to_numpy() for row in (0, -1))
+    early = Counter(token for token, loss in zip(targets, first, strict=True) if loss < SURE)
+    which = f", most often {' '.join(token_repr(token) for token, _ in early.most_common(3))}" if early else ""
+    hardest = ", ".join(f"{token_repr(targets[i])} after {token_repr(int(tokens[i]))} ({last[i]:.2f})"
+                        for i in np.argsort(-last)[:3])
+    later = f"; of {(last < SURE).sum()} at step {known.iloc[-1, 0]:,.0f}" if len(known) > 1 else ""
+    return (f"Of these {len(targets)} tokens it was sure (below {SURE} nats) of {early.total()} at step "
+            f"{known.iloc[0, 0]:,.0f}{which}{later}. Left at the end are above all {hardest}.")
+
+
+def recognition(losses: pd.DataFrame, floors: Sequence[float], crossed: bool) -> str:
+    """How soon in a window a model is sure, beside one who knows the text; `losses` as in position_losses.csv, `floors`
+    of the first positions, and whether moved windows are `crossed` by a cut."""
+    sure = ([place for place, loss in enumerate(column, 1) if loss < SURE]
+            for column in (losses["loss"], losses["moved"], floors))
+    at_cuts, moved, knowing = (f"at position {places[0]}" if places else "nowhere" for places in sure)
+    half = len(losses) // 2
+    before, behind = losses["moved"][:half].mean(), losses["moved"][half:].mean()
+    return (f"The mean loss is first below {SURE} nats {at_cuts}, with windows moved by half {moved}, and "
+            f"that of one who knows the text {knowing}. Moved windows cost {before:.2f} nats in their first "
+            f"half and {behind:.2f} in their second" + (", behind the cut that they cross." if crossed else "."))
+
+
+def recitation(trials: dict[str, list[Recall]]) -> str:
+    """Whether passages came back, from where, and whether reading more of them helped; recalls by where they began."""
+    place = "at a cut" if "at a cut" in trials else "anywhere"
+    best, (control, *_) = max(trials[place], key=lambda came: came.tokens), trials["anywhere, untrained"]
+    if not best.passages or not control.passages:
+        return "The text is too short for such passages."
+    said = [f"Of passages begun {place} {best.exact:.0%} came back whole, and {best.tokens:.1f} of {best.continuation} "
+            f"tokens on average; {control.tokens:.1f} of the untrained model's."]
+    if place == "at a cut":
+        away = max(trials["anywhere"], key=lambda came: came.tokens)
+        said.append(f"Begun anywhere {away.exact:.0%} did, and {away.tokens:.1f} tokens: "
+                    + ("it recites from its cuts above all." if away.tokens < 0.5 * best.tokens else
+                       "it recites better from its cuts." if away.tokens < 0.8 * best.tokens else
+                       "it recites from there as well."))
+    elif best.exact < 0.5:
+        said.append("So it seldom recites.")
+    if len(trials[place]) == 2:
+        short, long = trials[place]
+        gained = long.tokens - short.tokens
+        many = "more" if gained > 1 else "fewer" if gained < -1 else "about as many"
+        said.append(f"After {long.prefix} tokens read, {many} were right {'than' if abs(gained) > 1 else 'as'} "
+                    f"after {short.prefix}"
+                    + (": those asked for then stand further on in the window." if gained < -1 else "."))
+    return " ".join(said)
+
+
+def behind_cuts(offsets: Sequence[int], tokens: Sequence[float], most: int) -> str:
+    """How recall, in tokens of `most`, falls with the distance at which passages begin behind a cut, 0 first."""
+    at_cut, behind = tokens[0], tokens[1:]
+    if math.isnan(at_cut):
+        return "The text is too short for such passages."
+    kept = np.mean(behind) / max(at_cut, 0.1)
+    return (f"At a cut {at_cut:.1f} of {most} tokens came back on average, {offsets[1]} to {offsets[-1]} behind it "
+            f"{np.mean(behind):.1f}: " + ("what it recites, it recites from its cuts." if kept < 0.5 else
+                                          "part of it is recited from the cuts alone." if kept < 0.8 else
+                                          "it recites from between its cuts, too."))
+
+
+def habits(heads: Heads, as_it_began: Heads) -> str:
+    """Which habits of heads formed in training, which were there before, which are not there."""
+    kinds: dict[str, list[str]] = {"formed in training": [], "there from the start": [], "not formed": []}
+    for habit, (_, _, share) in heads.items():
+        began = as_it_began[habit][2]
+        if share > max(2 * began, began + 0.1):
+            kinds["formed in training"].append(habit)
+        else:
+            kinds["there from the start" if min(share, began) > 0.3 else "not formed"].append(habit)
+    return "; ".join(f"{kind}: {', '.join(some) or 'none'}" for kind, some in kinds.items()).capitalize() + "."
+
+
+def used_alike(tokens: np.ndarray, words: Sequence[int], trained: list[list[int]], untrained: list[list[int]]) -> str:
+    """Whether the tokens whose rows point the way of a word's are used as it is in a text (N,): how much of what stands
+    directly before and after the rarer of the two stands there with the other as well."""
+    def around(token: int) -> set[tuple[int, int]]:
+        at = np.flatnonzero(tokens[1:-1] == token) + 1
+        return {(-1, t) for t in tokens[at - 1].tolist()} | {(1, t) for t in tokens[at + 1].tolist()}
+
+    def common(near: list[list[int]]) -> float:
+        pairs = [(around(word), around(other)) for word, others in zip(words, near, strict=True) for other in others]
+        return float(np.mean([len(a & b) / max(1, min(len(a), len(b))) for a, b in pairs]))
+    now, before = common(trained), common(untrained)
+    return (f"Of what stands around the rarer of two neighbours, {now:.0%} stands around the other, too; {before:.0%} "
+            "in the untrained model: " + ("tokens used alike point the same way." if now > 1.5 * before else
+                                          "that tokens used alike point the same way cannot be seen here."))

@@ -1,0 +1,110 @@
+"""A question's answer says what the numbers say, also when it is no."""
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib.model.memorisation import Recall
+from lib.show import findings
+
+
+def test_the_floor_falls_as_1_over_t_or_does_not():
+    assert findings.fall_of_floor([5.0, 5.5], [8, 512]).endswith("512 costs 5.50: the floor falls about as 1/T.")
+    assert findings.fall_of_floor([5.0, 1.5], [8, 512]).endswith("does not fall as 1/T.")
+
+
+@pytest.mark.parametrize("loss, moved, words", [
+    (None, None, ["not measured"]),
+    (0.1, None, ["a choice among 1.11 tokens", "among 6.05", "more was learned than what follows what"]),
+    (0.1, 0.12, ["more was learned", "moved by half it chooses among 1.13: nearly as sure"]),
+    (0.1, 1.0, ["more was learned", "less sure, but better than that table"]),
+    (0.1, 3.6, ["more was learned", "36.60: no better than that table: what it knows, it knows at its cuts"]),
+    (2.5, 2.6, ["such a table does better", "13.46: no better."]),
+])
+def test_a_loss_is_worth_what_a_table_of_pairs_is_not(loss, moved, words):
+    told = findings.worth(loss, moved, pairs=1.8)
+    assert not [some for some in words if some not in told], told
+
+
+def test_steps_stand_beside_the_figure_that_decides():
+    metrics = pd.DataFrame({"loss": [3.0, 0.2, 0.15, 0.05]})
+    assert "No logged step was as low as the 0.0400" in findings.beside_steps(metrics, 0.04)
+    assert "1 of 4 logged steps were lower than the 0.1000 of all tokens, down to 0.0500" in \
+        findings.beside_steps(metrics, 0.1)
+    assert "was measured" in findings.beside_steps(metrics, None)
+
+
+def test_a_gradient_norm_settles_or_jumps_and_a_throughput_is_level_or_not():
+    steps = pd.DataFrame({"grad_norm": np.linspace(9, 0.5, 50), "tokens_per_sec": [100.0] * 50})
+    told = findings.steadiness(steps, clip_grad=1.0)
+    assert "fell, from 8.2 to 1.3" in told and "does not jump" in told and "was level, 100 to 100" in told
+    assert "94% of the logged steps were clipped at 1" in told
+    steps.loc[48, "grad_norm"], steps.loc[::3, "tokens_per_sec"] = 70, 40
+    told = findings.steadiness(steps, clip_grad=0.0)
+    assert "jumps to 70.0 at the end" in told and "nothing is clipped" in told and "not level, 40 to 100" in told
+
+
+def test_memory_stays_level_or_rises():
+    usage = pd.DataFrame({"memory_gb": [1, 2, 3, 3, 3, 3, 3, 3.1], "processor_percent": 190.0})
+    assert "memory stayed level, 3.00 GB and then 3.05 GB; 1.9 cores" in findings.levelness(usage)
+    assert "memory rose, 6.50 GB and then 8.50 GB" in findings.levelness(usage.assign(memory_gb=range(2, 10)))
+    assert findings.levelness(usage[:3]) == "It was looked at too seldom to tell."
+
+
+def test_the_tokens_known_first_and_those_left_are_named():
+    tokens = np.array([5962, 22307, 25, 198], np.uint16)  # First, Citizen, colon, line break
+    known = pd.DataFrame([[10, 4.0, 0.1, 3.0], [90, 2.5, 0.01, 0.02]], columns=["step", "1", "2", "3"])
+    told = findings.first_and_last(tokens, known)
+    assert "Of these 3 tokens it was sure (below 0.5 nats) of 1 at step 10, most often ':'; of 2 at step 90" in told
+    assert "Left at the end are above all ' Citizen' after 'First' (2.50), " in told
+
+
+def test_a_model_recognises_a_place_later_than_one_who_knows_the_text():
+    losses = pd.DataFrame({"loss": [4, 2, 0.3, 0.1], "moved": [5.0, 3, 2, 4]})
+    told = findings.recognition(losses, floors=[2.0, 0.4], crossed=True)
+    assert "at position 3, with windows moved by half nowhere, and that of one who knows the text at position 2" in told
+    assert told.endswith("4.00 nats in their first half and 3.00 in their second, behind the cut that they cross.")
+    assert "cross" not in findings.recognition(losses, [2.0, 0.4], crossed=False)
+
+
+def came(tokens: float, exact: float = 0.0, prefix: int = 32, passages: int = 20) -> Recall:
+    return Recall(prefix, 50, passages, exact, tokens)
+
+
+def test_what_comes_back_depends_on_where_a_passage_begins():
+    control = [came(0.1)]
+    told = findings.recitation({"anywhere": [came(50, 1.0)], "anywhere, untrained": control})
+    assert told == ("Of passages begun anywhere 100% came back whole, and 50.0 of 50 tokens on average; "
+                    "0.1 of the untrained model's.")
+    told = findings.recitation({"anywhere": [came(4)], "anywhere, untrained": control})
+    assert told.endswith("So it seldom recites.")
+    told = findings.recitation({"anywhere": [came(4)], "anywhere, untrained": control,
+                                "at a cut": [came(45, 0.75), came(41, 0.6, prefix=64)]})
+    assert "begun at a cut 75% came back" in told and "recites from its cuts above all" in told
+    assert "After 64 tokens read, fewer were right than after 32: those asked for then stand further on" in told
+    none = came(math.nan, math.nan, passages=0)
+    assert "too short" in findings.recitation({"anywhere": [none], "anywhere, untrained": [none]})
+
+
+def test_recall_falls_behind_a_cut_or_does_not():
+    told = findings.behind_cuts([0, 1, 2, 4], [50, 30, 20, 3], 50)
+    assert told == ("At a cut 50.0 of 50 tokens came back on average, 1 to 4 behind it 17.7: what it recites, it "
+                    "recites from its cuts.")
+    assert findings.behind_cuts([0, 1, 2], [40, 20, 30], 50).endswith("part of it is recited from the cuts alone.")
+    assert findings.behind_cuts([0, 1, 2], [50, 49, 48], 50).endswith("it recites from between its cuts, too.")
+    assert "too short" in findings.behind_cuts([0, 1], [math.nan, math.nan], 50)
+
+
+def test_a_habit_forms_is_there_from_the_start_or_does_not_form():
+    heads = {"the token before": (0, 1, 0.9), "the first token": (1, 0, 0.4), "the same token earlier": (1, 1, 0.12)}
+    began = {"the token before": (0, 1, 0.8), "the first token": (1, 0, 0.05), "the same token earlier": (0, 0, 0.1)}
+    assert findings.habits(heads, began) == ("Formed in training: the first token; there from the start: the token "
+                                             "before; not formed: the same token earlier.")
+
+
+def test_neighbours_are_used_alike_or_are_not():
+    tokens = np.array([1, 7, 2, 1, 8, 2, 1, 7, 2, 1, 8, 2, 3, 9, 4, 3, 9, 4, 5], np.uint16)  # 7 and 8 between 1 and 2
+    assert "100% stands around the other, too; 0% in" in findings.used_alike(tokens, [7], [[8]], [[9]])
+    assert findings.used_alike(tokens, [7], [[8]], [[9]]).endswith("tokens used alike point the same way.")
+    assert findings.used_alike(tokens, [7], [[9]], [[9]]).endswith("cannot be seen here.")

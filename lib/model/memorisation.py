@@ -5,15 +5,33 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from lib.model.gpt import GPT
+from lib.model.sampling import generate
 from lib.text.ngrams import NgramIndex
 from lib.text.tokenizer import encoding
 
 CONTINUATION = 50  # tokens, fewer where the context is short
+
+
+@dataclass(frozen=True)
+class Recitation:
+    """What a model read of a text, what it said after that, and how many tokens of it are the text's, up to the first
+    that is not."""
+
+    read: list[int]
+    said: list[int]
+    right: int
+
+    def marked(self) -> str:
+        """What it said, as HTML in which all is marked from the first error on; it has no live tag but <mark>."""
+        right, wrong = (html.escape(encoding().decode(part))
+                        for part in (self.said[:self.right], self.said[self.right:]))
+        return right + (f"<mark>{wrong}</mark>" if wrong else "")
 
 
 @dataclass(frozen=True)
@@ -55,6 +73,17 @@ def recall(model: GPT, tokens: np.ndarray, starts: np.ndarray, prefixes: Sequenc
     return results
 
 
+@torch.inference_mode()
+def recited(model: GPT, tokens: np.ndarray, start: int, prefix: int, context: int) -> Recitation:
+    """What a model writes after it read `prefix` tokens of a text (N,) from `start` on, always the likeliest token, and
+    as far as a passage of `recall` goes. The text must go on so far. Leaves the model in eval mode."""
+    text = tokens[start:start + prefix + min(CONTINUATION, context - prefix)].tolist()
+    idx = torch.tensor([text[:prefix]], device=model.wte.weight.device)
+    said = [token.item() for token in generate(model, idx, len(text) - prefix, context, temperature=0)]
+    right = next((i for i, (a, b) in enumerate(zip(said, text[prefix:], strict=True)) if a != b), len(said))
+    return Recitation(text[:prefix], said, right)
+
+
 @dataclass(frozen=True)
 class Quotation:
     """A sample, as pieces of text with whether each stands in the corpus, and its longest piece that does."""
@@ -80,3 +109,19 @@ def quotation(sample: str, index: NgramIndex) -> Quotation:
               for a, b in itertools.pairwise(cuts) if b > a]
     words = encoding().decode_bytes(ids[longest].tolist()).decode("utf-8", "ignore")  # which may begin in a character
     return Quotation(pieces, float(quoted.mean()) if len(ids) else 0.0, words, longest.stop - longest.start)
+
+
+def asked_twice(model: GPT, tokens: np.ndarray, starts: np.ndarray, prefix: int, context: int,
+                apart: int = 7) -> list[dict[str, Any]]:
+    """The same lines of a text (N,), asked from the first of `starts` that leaves room for it, and from `apart` tokens
+    later: what was read, what was said that is the text's and what from the first error on, each as text, and how many
+    tokens of how many were right. Empty where there is no room. Leaves the model in eval mode."""
+    room = starts[starts + apart + prefix + CONTINUATION <= len(tokens)][:1]
+    asked = []
+    for begin in (*room, *room + apart):
+        came = recited(model, tokens, int(begin), prefix, context)
+        read, right, wrong = (encoding().decode(part)
+                              for part in (came.read, came.said[:came.right], came.said[came.right:]))
+        asked.append({"begins": int(begin), "read": read, "right": right, "wrong": wrong, "right_tokens": came.right,
+                      "tokens": len(came.said)})
+    return asked

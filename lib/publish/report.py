@@ -65,6 +65,9 @@ def presented(chapter: nbformat.NotebookNode, parameters: str = "") -> nbformat.
             cell.source = re.sub(r"\A(#+ )(\d+ · )?", r"#\1", cell.source)
     if parameters:
         cells.insert(1, nbformat.v4.new_markdown_cell(parameters))
+    if commit := chapter.metadata.get("code", {}).get("commit"):  # chapters may be of several: a run can be resumed
+        cells.append(nbformat.v4.new_markdown_cell(
+            f'<p class="how">This chapter was executed by the code of commit {html.escape(commit[:7])}.</p>'))
     chapter.cells = cells
     return chapter
 

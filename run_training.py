@@ -146,7 +146,7 @@ def execute(config: RunConfig, run: RunFolder) -> int:
     """Run the notebooks and write the report, whatever becomes of them; returns the exit code."""
     # papermill and nbconvert take two seconds to import, which --help and a mistyped argument need not wait for
     from lib.publish.index import write_index
-    from lib.publish.notebooks import is_complete, run_notebook
+    from lib.publish.notebooks import is_current, run_notebook
     from lib.publish.report import CHAPTERS, write_report
     from lib.show.terminal import progress_bar
 
@@ -155,7 +155,7 @@ def execute(config: RunConfig, run: RunFolder) -> int:
     outcomes = {}
     sweep(run.path)
     for name in CHAPTERS:
-        if name in INTRODUCTION and config.resume and is_complete(run.notebook(name)):
+        if name in INTRODUCTION and config.resume and is_current(name, run.notebook(name)):
             continue  # it would say the same again
         if name == RESULTS and not run.metrics_file.exists():
             continue

@@ -46,7 +46,7 @@ part() {
 echo "# A GPU, $(date -u +%Y-%m-%d)"
 part "The machine" 30 "$python" -c '
 import platform, subprocess, torch
-from lib.training.provenance import git_state
+from lib.runs.code import git_state
 code = git_state()
 print(torch.cuda.get_device_name(), "torch", torch.__version__, "CUDA", torch.version.cuda, "Python", platform.python_version())
 print("commit", code["commit"], "with changes" if code["dirty"] else "")

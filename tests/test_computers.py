@@ -20,7 +20,7 @@ import nbformat
 import numpy as np
 import pytest
 
-import lib.training.provenance as provenance_module
+import lib.runs.code as code_module
 import run_training
 from lib.config import ROOT, InputError
 from lib.files import sweep, whole_file
@@ -367,10 +367,10 @@ def test_no_commit_is_named_of_a_checkout_of_something_else(tmp_path, monkeypatc
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "another project"], check=True)
     (tmp_path / "download").mkdir()
-    monkeypatch.setattr(provenance_module, "ROOT", tmp_path / "download")
-    assert provenance_module.git_state() == {"commit": None, "dirty": None, "diff": None}
-    monkeypatch.setattr(provenance_module, "ROOT", tmp_path)
-    assert provenance_module.git_state()["commit"]
+    monkeypatch.setattr(code_module, "ROOT", tmp_path / "download")
+    assert code_module.git_state() == {"commit": None, "dirty": None, "diff": None}
+    monkeypatch.setattr(code_module, "ROOT", tmp_path)
+    assert code_module.git_state()["commit"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes that have a name")

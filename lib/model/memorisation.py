@@ -5,6 +5,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -108,3 +109,19 @@ def quotation(sample: str, index: NgramIndex) -> Quotation:
               for a, b in itertools.pairwise(cuts) if b > a]
     words = encoding().decode_bytes(ids[longest].tolist()).decode("utf-8", "ignore")  # which may begin in a character
     return Quotation(pieces, float(quoted.mean()) if len(ids) else 0.0, words, longest.stop - longest.start)
+
+
+def asked_twice(model: GPT, tokens: np.ndarray, starts: np.ndarray, prefix: int, context: int,
+                apart: int = 7) -> list[dict[str, Any]]:
+    """The same lines of a text (N,), asked from the first of `starts` that leaves room for it, and from `apart` tokens
+    later: what was read, what was said that is the text's and what from the first error on, each as text, and how many
+    tokens of how many were right. Empty where there is no room. Leaves the model in eval mode."""
+    room = starts[starts + apart + prefix + CONTINUATION <= len(tokens)][:1]
+    asked = []
+    for begin in (*room, *room + apart):
+        came = recited(model, tokens, int(begin), prefix, context)
+        read, right, wrong = (encoding().decode(part)
+                              for part in (came.read, came.said[:came.right], came.said[came.right:]))
+        asked.append({"begins": int(begin), "read": read, "right": right, "wrong": wrong, "right_tokens": came.right,
+                      "tokens": len(came.said)})
+    return asked

@@ -9,7 +9,7 @@ from lib.config import relative_to_root
 from lib.files import write_whole
 from lib.publish.index import write_index
 from lib.publish.notebooks import run_notebook
-from lib.publish.report import merge, page_of
+from lib.publish.report import merge, page_of, presented
 from lib.runs.locate import find_runs
 from lib.show.comparison import over_seeds
 
@@ -30,9 +30,10 @@ def write_comparison(folder: Path) -> tuple[str, bool]:
     outcome = run_notebook(NAME, notebook, {"runs": pattern})
     states = Counter(run.read_summary()["state"] for run in runs)
     verdict = f"{len(runs):,} runs: " + ", ".join(f"{count:,} {state}" for state, count in states.items())
-    chapter = merge([nbformat.read(notebook, as_version=4)], title=folder.name)
+    chapter = merge([presented(nbformat.read(notebook, as_version=4))], title=folder.name)
     page = folder / f"{NAME}.html"
-    write_whole(page_of(chapter, verdict, "reached" if set(states) == {"reached"} else "", {}), page)
+    write_whole(page_of(chapter, {"title": folder.name, "kicker": verdict,
+                                   "state": "reached" if set(states) == {"reached"} else ""}), page)
     index = write_index(folder)
     return (f"{verdict}\n\n{over_seeds(runs).to_string()}\n\n{NAME}: {outcome}, {relative_to_root(page)}\n"
             f"all runs: {relative_to_root(index)}"), outcome == "completed"

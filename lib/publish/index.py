@@ -1,4 +1,4 @@
-"""All runs -> one page, runs/index.html: a table to sort and to filter, with a small curve for each."""
+"""All runs -> one page, runs/index.html: a table to sort and to filter, with a curve and a line of a sample each."""
 import math
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,17 @@ def _row(run: RunFolder) -> dict[str, Any]:
     for name in COLUMNS:
         value = summary.get(name)
         cells.append(("", "") if value is None else (value, written(name, value)))
-    losses = run.sampled_losses()
+    losses, samples = run.sampled_losses(), run.read_samples(tail=20_000)  # of any length, in the same time
     return {"name": run.path.name, "report": f"{run.path.name}/report.html" if run.report.exists() else "",
-            "words": config.note, "cells": cells, "curve": _curve(losses),
+            "words": config.note, "says": _line(*samples[-1]) if samples else "",
+            "cells": cells, "curve": _curve(losses),
             "told": f"mean loss from {losses[0][1]:.2f} to {losses[-1][1]:.3f}" if losses else ""}
+
+
+def _line(step: int, prompt: str, output: str, most: int = 60) -> str:
+    """The first line with words in it of what a sample says after its prompt, its end left out where it is long."""
+    said = next((line.strip() for line in output.removeprefix(prompt).splitlines() if line.strip()), "")
+    return said if len(said) <= most else said[:most].rstrip() + "…"
 
 
 def _curve(losses: list[tuple[int, float]]) -> str:

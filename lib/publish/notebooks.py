@@ -1,4 +1,6 @@
 """Run notebooks through papermill, whatever happens: what was executed is on disk, and says truly how far it came."""
+import hashlib
+import json
 import os
 import site
 import sys
@@ -17,6 +19,7 @@ from papermill.log import logger
 from traitlets.config import Config
 
 from lib.config import ROOT
+from lib.runs.code import git_state
 from lib.show.terminal import Screen
 
 SOURCES = ROOT / "notebooks"
@@ -46,6 +49,7 @@ def run_notebook(name: str, output: Path, parameters: dict[str, Any], screen: Sc
     # the notebook, not its path: papermill takes a path for a pattern, in which {name} is a parameter
     source = nbformat.read(SOURCES / f"{name}.ipynb", as_version=4)
     taken = {key: parameters[key] for key in papermill.inspect_notebook(source) if key in parameters}
+    source.metadata["code"] = code_of(name)
     with tempfile.TemporaryDirectory(prefix="lab") as sockets, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of jupyter's own affairs; the notebook's warnings are in the notebook
         # ports are picked first and bound later, so notebooks running side by side could take each other's
@@ -67,6 +71,22 @@ def run_notebook(name: str, output: Path, parameters: dict[str, Any], screen: Sc
             logger.error("%s: %s", name, error)
             return "failed"
     return "completed"
+
+
+def code_of(name: str) -> dict[str, str | None]:
+    """What a notebook executed now is made of: the commit, and the SHA-256 of what differs from it and of its cells."""
+    state = git_state()
+    cells = [cell.source for cell in nbformat.read(SOURCES / f"{name}.ipynb", as_version=4).cells]
+    return {"commit": state["commit"], "changes": _sha256(state["diff"] or ""), "cells": _sha256(json.dumps(cells))}
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_current(name: str, path: Path) -> bool:
+    """Whether a notebook was executed to its end by the code that is here."""
+    return is_complete(path) and nbformat.read(path, as_version=4).metadata.get("code") == code_of(name)
 
 
 def is_complete(path: Path) -> bool:

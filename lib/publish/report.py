@@ -1,6 +1,7 @@
 """The executed notebooks of a run -> one page of HTML that needs nothing else: no network, no folder beside it."""
 import copy
 import html
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,48 +10,66 @@ from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
 from traitlets.config import Config
 
+from lib.config import InputError
 from lib.files import write_whole
+from lib.publish.first_screen import first_screen, render
+from lib.publish.parameters import parameters_table
 from lib.runs.folder import RunFolder
-from lib.show.wording import shown
 
 TEMPLATES = Path(__file__).parent / "templates"
-CHAPTERS = ("1_data", "2_model", "3_training", "4_results")
-BANNER = ("state", "corpus_loss", "target_loss", "tokens", "step", "elapsed_sec", "parameters")
+CHAPTERS = ("1_data", "2_model", "3_training", "4_results")  # in the order in which they run
+PAGE = ("4_results", "3_training", "1_data", "2_model")  # and are read: what came of it, how, and then the lessons
+LONG = 150  # lines of a log that are folded away
 
 
 def write_report(run: RunFolder) -> Path:
     """Write report.html into the run's folder from the notebooks that are there, executed to the end or not, and the
     same as one notebook, report.ipynb."""
-    chapters = [nbformat.read(run.notebook(name), as_version=4) for name in CHAPTERS if run.notebook(name).exists()]
-    page = merge(chapters, title=run.path.name)
-    write_whole(nbformat.writes(page) + "\n", run.notebook("report"))
-    summary = {"state": "failed", "verdict": "Training did not begin"}
-    if run.summary_file.exists():
-        summary = run.read_summary()
-    write_whole(page_of(page, summary["verdict"], summary["state"], banner(run, summary)), run.report)
+    names = [name for name in PAGE if run.notebook(name).exists()]
+    chapters = [nbformat.read(run.notebook(name), as_version=4) for name in names]
+    screen = first_screen(run)
+    write_whole(nbformat.writes(merge(chapters, screen["title"])) + "\n", run.notebook("report"))
+    parameters = ""
+    if "3_training" in names:
+        try:
+            parameters = parameters_table(run.read_config()[0])
+        except InputError:  # it never came so far as to write them
+            parameters = ""
+    page = merge([presented(chapter, parameters if name == "3_training" else "")
+                  for name, chapter in zip(names, chapters, strict=True)], screen["title"])
+    write_whole(page_of(page, screen), run.report)
     return run.report
 
 
-def page_of(notebook: nbformat.NotebookNode, verdict: str, state: str, figures: dict[str, str]) -> str:
-    """The HTML of a notebook that `merge` made, below a verdict and some figures by what they are called."""
+def page_of(notebook: nbformat.NotebookNode, screen: dict[str, Any]) -> str:
+    """The HTML of a notebook of which `presented` made the chapters, below a first screen, of which only a title, a
+    kicker and a state need be there."""
     config = Config({
         "HTMLExporter": {"extra_template_basedirs": [str(TEMPLATES)], "template_name": "report",
-                         "exclude_anchor_links": True},
+                         "exclude_anchor_links": True, "filters": {"tidy": tidy}},
     })
-    resources = {"verdict": verdict, "state": state, "figures": figures, "chapters": contents(notebook),
+    resources = {"first_screen": render(screen), "chapters": contents(notebook), "long": LONG,
                  "light_code": HtmlFormatter(style="default").get_style_defs(".highlight"),
                  "dark_code": HtmlFormatter(style="github-dark").get_style_defs(".highlight")}
     return HTMLExporter(config=config).from_notebook_node(notebook, resources)[0]
 
 
-def banner(run: RunFolder, summary: dict[str, Any]) -> dict[str, str]:
-    """What stands below the verdict: the figures of a run by what they are called, as far as there are any."""
-    figures = shown({name: summary[name] for name in BANNER if name in summary})
-    if run.config_file.exists():
-        config, facts = run.read_config()
-        figures["device"] = f"{facts['machine']['device']}, {facts['machine']['precision']}"
-        figures |= {"note": config.note} if config.note else {}
-    return figures
+def presented(chapter: nbformat.NotebookNode, parameters: str = "") -> nbformat.NotebookNode:
+    """A chapter as it stands on a page: headings below the page's title and without a number, parameters as this HTML
+    in place of the cells that hold them."""
+    chapter = copy.deepcopy(chapter)
+    cells = [cell for cell in chapter.cells
+             if not {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", []))]
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(r"\A(#+ )(\d+ · )?", r"#\1", cell.source)
+    if parameters:
+        cells.insert(1, nbformat.v4.new_markdown_cell(parameters))
+    if commit := chapter.metadata.get("code", {}).get("commit"):  # chapters may be of several: a run can be resumed
+        cells.append(nbformat.v4.new_markdown_cell(
+            f'<p class="how">This chapter was executed by the code of commit {html.escape(commit[:7])}.</p>'))
+    chapter.cells = cells
+    return chapter
 
 
 def merge(chapters: list[nbformat.NotebookNode], title: str) -> nbformat.NotebookNode:
@@ -67,11 +86,22 @@ def merge(chapters: list[nbformat.NotebookNode], title: str) -> nbformat.Noteboo
 
 
 def contents(page: nbformat.NotebookNode) -> list[tuple[str, str, int]]:
-    """The headings of a notebook as (cell id, escaped text, level), for a table of contents."""
+    """The headings of a page as (cell id, escaped text, level from 1 on), for a table of contents."""
     headings = []
     for cell in page.cells:
         first = cell.source.partition("\n")[0]
-        if cell.cell_type == "markdown" and first.startswith(("# ", "## ")):
+        if cell.cell_type == "markdown" and first.startswith(("## ", "### ")):
             marks, text = first.split(" ", 1)
-            headings.append((cell.id, html.escape(text), len(marks)))
+            headings.append((cell.id, html.escape(text), len(marks) - 1))
     return headings
+
+
+def tidy(table: str) -> str:
+    """A table as pandas writes it, without a second row of headings, an empty heading, or a token that breaks behind
+    its quote. Other HTML stays as it is."""
+    table = re.sub(r"<th></th>(.*?)</tr>\s*<tr>\s*<th>([^<]*)</th>\s*(?:<th></th>\s*)+</tr>(\s*</thead>)",
+                   r"<th>\2</th>\1</tr>\3", table, count=1, flags=re.DOTALL)
+    table = table.replace("<th></th>", "<td></td>")
+    if "<table" in table:
+        table = re.sub(r"(?<![^\s>])(['\"]) (?=\S)", "\\1\N{NO-BREAK SPACE}", table)
+    return table

@@ -12,13 +12,16 @@ from lib.files import write_json, write_whole
 from lib.runs.formats import (
     append_row,
     drop_rows_after,
+    end_of,
     in_todays_columns,
     in_todays_words,
     parse_samples,
     read_json,
     read_rows,
+    read_sealed,
     sample_entry,
     sampled_rows,
+    sealed,
     version_of,
 )
 from lib.runs.locks import ProcessLock
@@ -41,6 +44,7 @@ class RunFolder:
         self.position_losses_file = self.path / "logs" / "position_losses.csv"
         self.token_losses_file = self.path / "samples" / "token_losses.csv"
         self.samples_file = self.path / "samples" / "samples.txt"
+        self.recall_file = self.path / "samples" / "recall.json"
         self.last_checkpoint = self.path / "checkpoints" / "last.pt"
         self.previous_checkpoint = self.path / "checkpoints" / "previous.pt"  # what last.pt was before
         self.best_checkpoint = self.path / "checkpoints" / "best.pt"
@@ -204,6 +208,16 @@ class RunFolder:
         """A pandas DataFrame, a row for each step, its columns step and 1 to T; empty before the first."""
         return read_rows(self.token_losses_file, ("step",))
 
+    # samples/recall.json: what the weights of a step can recite
+
+    def write_recall(self, step: int, trials: dict[str, dict[str, Any]], asked: list[dict[str, Any]]) -> None:
+        """Record how many passages came back, by where they began, and what was said of one, asked from two places."""
+        write_json(sealed({"step": step, "trials": trials, "asked": asked}), self.recall_file)
+
+    def read_recall(self) -> dict[str, Any] | None:
+        """These by their names; None where nobody asked, or the file is not as it was written."""
+        return read_sealed(self.recall_file)
+
     # samples/samples.txt: STEP, PROMPT, OUTPUT, separator
 
     def append_samples(self, step: int, prompt: str, outputs: list[str]) -> None:
@@ -212,11 +226,9 @@ class RunFolder:
         with open(self.samples_file, "a", encoding="utf-8", newline="") as file:
             file.writelines(sample_entry(step, prompt, output) for output in outputs)
 
-    def read_samples(self) -> list[tuple[int, str, str]]:
-        """All samples as (step, prompt, output)."""
-        if not self.samples_file.exists():
-            return []
-        return parse_samples(self.samples_file.read_bytes().decode("utf-8", "replace"))
+    def read_samples(self, tail: int = 0) -> list[tuple[int, str, str]]:
+        """All samples as (step, prompt, output); with a `tail`, those that are whole in its last so many bytes."""
+        return parse_samples(end_of(self.samples_file, tail)) if self.samples_file.exists() else []
 
     def forget_after(self, step: int) -> None:
         """Drop rows and samples of later steps: a run resumed from `step` will write them again."""

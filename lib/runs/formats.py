@@ -1,5 +1,6 @@
 """How the files of a run are written and read: rows, samples, and what earlier versions wrote."""
 import csv
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -57,12 +58,21 @@ def sample_entry(step: int, prompt: str, output: str) -> str:
 
 
 def parse_samples(text: str) -> list[tuple[int, str, str]]:
-    """All samples in what `sample_entry` made, as (step, prompt, output)."""
+    """All samples in what `sample_entry` made, as (step, prompt, output); one whose beginning is not there is none."""
     samples = []
     for entry in text.split(f"\n{SEPARATOR}\n")[:-1]:
+        if not entry.startswith("STEP: "):
+            continue
         step, prompt, _, output = entry.split("\n", 3)
         samples.append((int(step.removeprefix("STEP: ")), json.loads(prompt.removeprefix("PROMPT: ")), output))
     return samples
+
+
+def end_of(path: Path, length: int) -> str:
+    """The last so many bytes of a file as text, 0 for all of it."""
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - length) if length else 0)
+        return file.read().decode("utf-8", "replace")
 
 
 def sampled_rows(path: Path, points: int) -> list[dict[str, str]]:
@@ -86,6 +96,21 @@ def drop_rows_after(path: Path, step: int) -> None:
     whole = [line for line in path.read_bytes().decode("utf-8").splitlines(keepends=True) if line.endswith("\n")]
     kept = [line for line in whole[1:] if int(line.partition(",")[0]) <= step]
     write_whole("".join(whole[:1] + kept), path)
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """A dictionary with its own SHA-256 in it, by which `read_sealed` knows whether it is as it was written."""
+    return content | {"sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """The dictionary that was `sealed` and written into a file; None where there is none, or it has changed since."""
+    try:
+        content = read_json(path)
+    except InputError:
+        return None
+    unsealed = {name: value for name, value in content.items() if name != "sha256"}
+    return unsealed if sealed(unsealed) == content else None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -119,7 +119,10 @@ def training_health(metrics: pd.DataFrame) -> Figure:
     for axis, (column, label), color in zip(axes, labels.items(), (BLUE, GREEN, GREY), strict=True):
         axis.plot(thin["step"], thin[column], color=color, linewidth=1.2)
         axis.set_ylabel(label)
-        axis.set_ylim(bottom=0)
+        if column == "grad_norm":
+            axis.set_yscale("log")  # its first steps would press the rest to the ground
+        else:
+            axis.set_ylim(bottom=0)
     axes[-1].set_xlabel("step (updates of the weights)")
     return figure
 
@@ -151,7 +154,7 @@ def position_losses(table: pd.DataFrame, floors: Sequence[float]) -> Figure:
     axes.plot(table["position"], table["loss"], color=BLUE, linewidth=1.8, label="windows cut from the start")
     axes.plot(range(1, len(floors) + 1), floors, color=GREY, linestyle=":", linewidth=1.8,
               label="one who knows the text")
-    axes.set(xscale="log", xlabel="position in the window (tokens)", ylabel="mean loss (nats)", ylim=(0, None))
+    axes.set(xlabel="position in the window (tokens)", ylabel="mean loss (nats)", ylim=(0, None))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.legend(fontsize=9)
     return figure

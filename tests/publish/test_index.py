@@ -54,9 +54,20 @@ def test_a_note_stands_with_the_run(tmp_path):
     assert '<small class="faint">half the &lt;b&gt;rate&lt;/b&gt;</small>' in write_index(tmp_path).read_text()
 
 
+def test_a_line_of_its_last_sample_stands_with_a_run_and_one_run_is_no_runs(tmp_path):
+    run = made(tmp_path / "a")
+    run.append_samples(1, "First:\n", ["First:\nearly"])
+    run.append_samples(2, "First:\n", ["First:\n\n <b>late</b> " + "and on " * 20 + "\nmore"])
+    text = write_index(tmp_path).read_text()
+    assert "<q>&lt;b&gt;late&lt;/b&gt; and on" in text and "…</q>" in text and "early" not in text
+    assert ">1 run</span>" in text
+    made(tmp_path / "b")
+    assert ">2 runs</span>" in write_index(tmp_path).read_text()
+
+
 def test_long_runs_take_no_longer(tmp_path):
     for i in range(20):
-        made(tmp_path / str(i), rows=20_000 if i else 10)
+        made(tmp_path / str(i), rows=20_000 if i else 10).append_samples(1, "", ["so it goes\n" * 20_000])
     begin = time.perf_counter()
     write_index(tmp_path)
     assert time.perf_counter() - begin < 1

@@ -19,7 +19,7 @@ import pytest
 from lib.config import ROOT, RunConfig
 from lib.presets import preset_config
 from lib.publish import engine, notebooks
-from lib.publish.notebooks import SOURCES, is_complete, run_notebook
+from lib.publish.notebooks import SOURCES, is_complete, is_current, run_notebook
 from lib.publish.report import CHAPTERS
 from lib.runs.checkpoint import load_checkpoint
 from lib.runs.folder import RunFolder
@@ -147,6 +147,20 @@ def test_a_dead_kernel_is_noticed_and_marked(written):
     assert outcome == "died"
     assert [cell.metadata.papermill.status for cell in cells] == ["completed", "failed", "pending"]
     assert cells[1].outputs[-1].ename == "DeadKernelError"
+
+
+def test_a_notebook_of_other_code_is_not_current(written, tmp_path, monkeypatch):
+    outcome, _ = written("print(1)")
+    out = tmp_path / "out.ipynb"
+    assert outcome == "completed" and is_current("n", out) and not is_current("n", tmp_path / "none.ipynb")
+    changed = nbformat.read(tmp_path / "n.ipynb", as_version=4)
+    changed.cells[-1].source = "print(2)"
+    nbformat.write(changed, tmp_path / "n.ipynb")
+    assert is_complete(out) and not is_current("n", out)
+    written("print(2)")
+    state = notebooks.git_state()
+    monkeypatch.setattr(notebooks, "git_state", lambda: state | {"commit": "0" * 40})
+    assert is_complete(out) and not is_current("n", out)
 
 
 def test_output_is_merged_and_overwritten_lines_are_dropped(written, tmp_path):

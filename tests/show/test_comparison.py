@@ -30,7 +30,8 @@ def test_the_run_with_the_lowest_loss_leads_and_unmeasured_ones_come_last(tmp_pa
     table = leaderboard(runs).rename(index=lambda path: path.rpartition("/")[2])
     assert list(table.index) == ["a", "b", "c", "the course project's run"]
     assert list(table["loss over all tokens"]) == ["0.091235", "0.500000", "unmeasured", "unmeasured"]
-    assert list(table.loc["a"][["minutes of training", "tokens trained on", "pseudo-epochs"]]) == ["1.5", "384", "0.8"]
+    assert list(table.loc["a"][["time of training", "tokens trained on", "pseudo-epochs"]]) == \
+        ["1 min 30 s", "384", "0.8"]
     assert table.loc["the course project's run", "tokens trained on"] == "39,400,000"
     differences = differing_parameters(runs)
     assert list(differences.index) == ["lr"] and list(differences.loc["lr"]) == [3e-3, 3e-3, 1e-4]

@@ -1,0 +1,27 @@
+"""Which code is here, by git."""
+import os
+import subprocess
+from typing import Any
+
+from lib.config import ROOT
+
+LONGEST_DIFF = 1_000_000
+
+
+def git_state() -> dict[str, Any]:
+    """The commit that is checked out, whether files differ from it, and how those it knows do, as `git apply` takes it,
+    but for notebooks, which may hold outputs and are in the run's folder as they ran. None for all three where this
+    project is no git checkout, and for a difference of more than LONGEST_DIFF characters."""
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", ROOT, *words], capture_output=True, check=True)
+            return done.stdout.decode("utf-8", "replace")
+        except (OSError, subprocess.CalledProcessError):
+            return None
+    # ROOT may lie in a checkout of something else, whose commit is not this code's
+    top, commit = git("rev-parse", "--show-toplevel"), git("rev-parse", "HEAD")
+    if not top or not commit or not os.path.samefile(top.rstrip("\r\n"), ROOT):
+        return dict.fromkeys(("commit", "dirty", "diff"))
+    diff = git("diff", "--no-ext-diff", "--no-color", "--binary", "HEAD", "--", ".", ":(exclude)notebooks") or ""
+    return {"commit": commit.strip(), "dirty": bool(git("status", "--porcelain")),
+            "diff": diff if len(diff) <= LONGEST_DIFF else None}

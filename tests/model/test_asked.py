@@ -1,0 +1,23 @@
+"""The same lines, asked from two places, are told as they stand in the text and as the model went on."""
+import numpy as np
+import torch
+
+from lib.model.gpt import GPT, GPTConfig
+from lib.model.memorisation import CONTINUATION, asked_twice
+from lib.text.tokenizer import encoding
+
+
+def test_both_are_asked_of_the_same_passage_and_told_as_text():
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(n_layer=1, n_head=2, n_embd=32, block_size=96))
+    tokens = np.random.default_rng(0).integers(50257, size=200).astype(np.uint16)
+    room = 200 - 7 - 16 - CONTINUATION
+    first, second = asked_twice(model, tokens, np.array([room + 1, 20, 3]), prefix=16, context=96)
+    assert (first["begins"], second["begins"]) == (20, 27)
+    for asked in (first, second):
+        begin = asked["begins"]
+        assert asked["read"] == encoding().decode(tokens[begin:begin + 16].tolist())
+        assert asked["tokens"] == CONTINUATION and 0 <= asked["right_tokens"] < CONTINUATION
+        assert asked["right"] == encoding().decode(tokens[begin + 16:begin + 16 + asked["right_tokens"]].tolist())
+        assert asked["wrong"]
+    assert asked_twice(model, tokens[:60], np.array([0]), prefix=16, context=96) == []

@@ -1,0 +1,41 @@
+"""A page of chapters has each thing once, in the order in which it is read."""
+import nbformat
+import pandas as pd
+
+from lib.presets import preset_config
+from lib.publish.parameters import parameters_table
+from lib.publish.report import LONG, contents, merge, page_of, presented, tidy
+
+
+def test_a_table_has_one_row_of_headings_and_none_that_is_empty():
+    named = pd.DataFrame({"a": ["' in' ' it'"], "b": [2]}, index=["x"]).rename_axis("looks at")
+    table = tidy(named.to_html())
+    assert table.count("<tr") == 2 and "<th></th>" not in table and table.index("looks at") < table.index("<th>a</th>")
+    assert ">'\N{NO-BREAK SPACE}in' '\N{NO-BREAK SPACE}it'<" in table
+    plain = tidy(pd.Series({"x": 1}, name="this run").to_frame().to_html())
+    assert "<th></th>" not in plain and plain.count("<tr") == 2
+    assert tidy("<pre>' the</pre>") == "<pre>' the</pre>"
+
+
+def test_the_parameters_stand_there_once_with_their_meaning_and_as_text():
+    table = parameters_table(preset_config("tiny", note="<b>'x'</b>"))
+    assert table.count("<tr><td>seed</td>") == 1 and "of the weights, the order of the windows" in table
+    assert "<td><strong>64</strong></td><td>channels of the residual stream</td>" in table
+    assert "<b>" not in table and "\n\n" not in table
+
+
+def test_a_chapter_loses_its_number_and_its_parameters_cells_and_keeps_the_rest():
+    v4 = nbformat.v4
+    log = v4.new_output("stream", name="stdout", text="step\n" * (LONG + 1))
+    cells = [v4.new_markdown_cell("# 3 · Training\n\nWords."),
+             v4.new_code_cell("seed = 1", metadata={"tags": ["parameters"]}),
+             v4.new_code_cell("seed = 2", metadata={"tags": ["injected-parameters"]}),
+             v4.new_markdown_cell("## The steps <b>"), v4.new_code_cell("train()", outputs=[log])]
+    chapter = v4.new_notebook(cells=cells, metadata={"code": {"commit": "0123456789"}})
+    page = merge([presented(chapter, "<p>parameters</p>")], "a title")
+    assert [text for _, text, level in contents(page) if level == 1] == ["Training"]
+    html = page_of(page, {"title": "<i>A title", "kicker": "done", "state": "reached"})
+    assert html.count("<h1") == 1 and "&lt;i&gt;A title</h1>" in html and "3 · Training" not in html
+    assert "seed = " not in html and html.count("<p>parameters</p>") == 1
+    assert html.count('<details class="code">') == 1 and f"{LONG + 1} lines</summary>" in html
+    assert "by the code of commit 0123456." in html and len(chapter.cells) == 5

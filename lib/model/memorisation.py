@@ -44,6 +44,11 @@ class Recall:
     exact: float  # share of passages of which all of these came back
     tokens: float  # mean number of tokens that came back before the first wrong one
 
+    @property
+    def exact_error(self) -> float:
+        """The standard error of `exact`, as if passages were drawn at random: the spread of what others would show."""
+        return math.sqrt(self.exact * (1 - self.exact) / self.passages) if self.passages else math.nan
+
 
 @torch.inference_mode()
 def recall(model: GPT, tokens: np.ndarray, starts: np.ndarray, prefixes: Sequence[int], context: int,

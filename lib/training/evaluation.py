@@ -30,13 +30,15 @@ class CorpusLoss:
 
 
 def corpus_loss(model: GPT, tokens: np.ndarray, seq_len: int, batch_size: int, machine: Machine,
-                offset: int = 0, check: Callable[[], None] = lambda: None) -> CorpusLoss:
+                offset: int = 0, check: Callable[[], None] = lambda: None,
+                scored: dict[int, np.ndarray] | None = None) -> CorpusLoss:
     """The loss over a whole text (N,), N > seq_len, cut at `offset`, which is at most seq_len.
 
     One deterministic pass in eval mode over the windows that training cuts there. Every token after the first is a
     target once: of the first and the last window, which are moved inside the text over their neighbours, only the
-    targets that are left count. `check` is called before each batch and may raise to end it. Leaves the model in eval
-    mode.
+    targets that are left count. `check` is called before each batch and may raise to end it. `scored` has the losses
+    (T,) of windows by where they start: those of this pass are added, and those that are there, the first and the last
+    of passes at other offsets, are not computed again. Leaves the model in eval mode.
     """
     starts = window_starts(len(tokens), seq_len, offset)
     ends = starts + seq_len  # the last target of each window that counts
@@ -45,12 +47,16 @@ def corpus_loss(model: GPT, tokens: np.ndarray, seq_len: int, batch_size: int, m
     begins = np.concatenate([[0], ends[:-1]])
     positions = np.arange(seq_len)
     counted = (positions >= (begins - starts)[:, None]) & (positions < (ends - starts)[:, None])  # (n, T)
-    sums = np.zeros(seq_len)
-    for first in range(0, len(starts), batch_size):
+    scored = {} if scored is None else scored
+    unscored = [start for start in dict.fromkeys(starts.tolist()) if start not in scored]
+    for first in range(0, len(unscored), batch_size):
         check()
-        some = slice(first, first + batch_size)
-        windows = torch.from_numpy(tokens[starts[some, None] + np.arange(seq_len + 1)].astype(np.int64))
-        sums += (token_losses(model, windows[:, :-1], windows[:, 1:], machine) * counted[some]).sum(axis=0)
+        some = np.array(unscored[first:first + batch_size])
+        windows = torch.from_numpy(tokens[some[:, None] + np.arange(seq_len + 1)].astype(np.int64))
+        scored |= zip(some.tolist(), token_losses(model, windows[:, :-1], windows[:, 1:], machine), strict=True)
+    sums = np.zeros(seq_len)
+    for start, counts in zip(starts.tolist(), counted, strict=True):
+        sums[counts] += scored[start][counts]
     return CorpusLoss(sums, counted.sum(axis=0))
 
 

@@ -66,26 +66,33 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, dict(lr=lr, rows=rows, momentum=momentum, weight_decay=weight_decay,
                                       by_columns=False))
         self.dtype = dtype
+        self.batched = any(p.device.type != "cpu" for group in self.param_groups for p in group["params"])
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update every matrix from its gradient, which is used up. Blocks of one shape are made orthogonal together:
-        a GPU would wait for Python otherwise."""
-        alike = defaultdict(list)  # by shape: parameter, its group, its blocks
-        for group in self.param_groups:
-            for p in group["params"]:
+        """Update every matrix from its gradient, which is used up."""
+        for some in self._together():
+            blocks = []
+            for p, group in some:
                 if not self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)
                 momentum = self.state[p]["momentum"]
                 momentum.lerp_(p.grad, 1 - group["momentum"])
-                x = _blocks(p.grad.lerp_(momentum, group["momentum"]), group)
-                alike[x.shape[1:]].append((p, group, x))
-        for some in alike.values():
-            parameters, groups, blocks = zip(*some, strict=True)
-            updates = orthogonalized(torch.cat(blocks), self.dtype).split([x.size(0) for x in blocks])
-            for p, group, update in zip(parameters, groups, updates, strict=True):
+                blocks.append(_blocks(p.grad.lerp_(momentum, group["momentum"]), group))
+            updates = orthogonalized(torch.cat(blocks) if self.batched else blocks[0].contiguous(), self.dtype)
+            for (p, group), update in zip(some, updates.split([x.size(0) for x in blocks]), strict=True):
                 scale = (update.size(2) / p.size(1)) ** 0.5
-                p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(_matrix(group["lr"] * scale * update, p, group))
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                _blocks(p, group).sub_(update, alpha=group["lr"] * scale)
+
+    def _together(self) -> Iterable[list[tuple[torch.Tensor, dict[str, Any]]]]:
+        """Parameters and their groups, as they are updated together: on a processor one at a time, all that is done to
+        it while its cache has it; elsewhere those with blocks of one shape: a GPU would wait for Python otherwise."""
+        alike = defaultdict(list)
+        for group in self.param_groups:
+            for p in group["params"]:
+                alike[_blocks(p, group).shape[1:] if self.batched else p].append((p, group))
+        return alike.values()
 
 
 def _blocks(matrix: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
@@ -95,12 +102,3 @@ def _blocks(matrix: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
     if group["by_columns"]:
         return matrix.view(matrix.size(0), -1, group["rows"]).permute(1, 2, 0)
     return matrix.view(-1, group["rows"], matrix.size(1))
-
-
-def _matrix(blocks: torch.Tensor, like: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
-    """The matrix, of the shape of another one, whose `_blocks` these are."""
-    if not group["rows"]:
-        return blocks[0] if like.size(0) <= like.size(1) else blocks[0].T
-    if group["by_columns"]:
-        return blocks.permute(2, 0, 1).reshape(like.shape)
-    return blocks.reshape(like.shape)

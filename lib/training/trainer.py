@@ -134,7 +134,7 @@ class Trainer:
 
         result, p.pending = p.pending, None
         if measured.looked is not None:
-            note_look(p, c, measured.looked)
+            note_look(p, c, len(self.corpus.tokens), measured.looked)
         p.corpus_loss, p.cut_losses = deciding, {str(cut): loss.mean for cut, loss in passes.items()}
         p.shifted_loss = p.cut_losses.get(str(c.seq_len // 2))
         p.elapsed_sec = time.perf_counter() - self._began

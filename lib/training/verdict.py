@@ -67,10 +67,11 @@ def measure(model: GPT, tokens: np.ndarray, config: RunConfig, machine: Machine,
     Unless it is the `last` measurement of a run, they end with the first loss that is not below the target. `check` is
     called before each batch and may raise.
     """
-    passes = {}
+    passes, scored = {}, {}
     for cut in (*deciding_cuts(config, len(tokens)), config.seq_len // 2):
         if cut not in passes:
-            passes[cut] = corpus_loss(model, tokens, config.seq_len, config.batch_size, machine, cut, check)
+            passes[cut] = corpus_loss(model, tokens, config.seq_len, config.batch_size, machine, cut, check,
+                                      scored)
         if not last and not is_reached(passes[cut].mean, config) and cut in deciding_cuts(config, len(tokens)):
             break
     return passes
@@ -101,6 +102,11 @@ def is_look_due(progress: Progress) -> bool:
     return progress.step >= max(progress.epoch_steps, progress.next_look)
 
 
+def windows_of_a_look(text_tokens: int, config: RunConfig) -> int:
+    """How many windows a look reads: half of a short text's, at least 4."""
+    return min(LOOK, max(4, text_tokens // config.seq_len // 2))
+
+
 @torch.inference_mode()
 def look(model: GPT, tokens: np.ndarray, config: RunConfig, machine: Machine, step: int,
          check: Callable[[], None]) -> tuple[float, float]:
@@ -113,22 +119,25 @@ def look(model: GPT, tokens: np.ndarray, config: RunConfig, machine: Machine, st
     starts = np.arange(len(tokens) - config.seq_len)
     if config.cut_at_0:
         starts = window_starts(len(tokens), config.seq_len)
-    count = min(LOOK, max(4, len(tokens) // config.seq_len // 2))
+    count = windows_of_a_look(len(tokens), config)
     model.eval()
     losses = []
-    for start in rng.choice(starts, min(count, len(starts)), replace=False):
-        check()
-        window = torch.from_numpy(tokens[start:start + config.seq_len + 1].astype(np.int64)).to(machine.device)
-        with machine.autocast():
+    with machine.autocast():  # one for all windows: each casts the weights anew
+        for start in rng.choice(starts, min(count, len(starts)), replace=False):
+            check()
+            window = torch.from_numpy(tokens[start:start + config.seq_len + 1].astype(np.int64)).to(machine.device)
             losses.append(model(window[None, :-1], window[None, 1:]).float())
     losses = torch.stack(losses)
     return losses.mean().item(), losses.std(correction=0).item() / len(losses) ** 0.5
 
 
-def note_look(progress: Progress, config: RunConfig, loss: float) -> None:
-    """Decide when to look again: where this loss and the one before, drawn on in logarithms, meet the target."""
+def note_look(progress: Progress, config: RunConfig, text_tokens: int, loss: float) -> None:
+    """Decide when to look again: where this loss and the one before, drawn on in logarithms, meet the target, after an
+    eighth of an epoch at the latest; in a short text, whose looks take longer than that, after as many windows of
+    training as a look reads."""
     p = progress
-    steps = longest = max(1, p.epoch_steps // 8)
+    read = math.ceil(windows_of_a_look(text_tokens, config) / (config.batch_size * config.grad_accum))
+    steps = longest = max(read, p.epoch_steps // 8)
     if p.looked and loss < p.looked[1]:
         steps = math.log(loss / config.target_loss) * (p.step - p.looked[0]) / math.log(p.looked[1] / loss)
     p.looked = (p.step, loss) if math.isfinite(loss) else None

@@ -2,6 +2,7 @@
 import time
 
 import numpy as np
+import pytest
 import torch
 
 from lib.model.gpt import GPT, GPTConfig
@@ -77,12 +78,13 @@ def test_recall_counts_what_came_back():
     # from 0, 100 and 200 all comes back; from 310 nothing, and 390 is too near the end
     assert (short.prefix, short.continuation, short.passages, short.exact, short.tokens) == (32, 50, 4, 0.75, 37.5)
     assert (long.prefix, long.passages, long.exact, long.tokens) == (40, 4, 0.75, 37.5)
+    assert short.exact_error == pytest.approx((0.75 * 0.25 / 4) ** 0.5)
     [result] = recall(Parrot(knows=240), text, starts, prefixes=(32,), context=128)
     assert (result.exact, result.tokens) == (0.5, (50 + 50 + 8 + 0) / 4)
     [result] = recall(Parrot(knows=240), text, starts, prefixes=(32,), context=48)
     assert (result.continuation, result.exact, result.tokens) == (16, 0.5, (16 + 16 + 8 + 0) / 4)
     [none] = recall(Parrot(knows=1), text, np.array([395]), prefixes=(32,), context=128)
-    assert none.passages == 0 and np.isnan(none.exact) and np.isnan(none.tokens)
+    assert none.passages == 0 and np.isnan([none.exact, none.exact_error, none.tokens]).all()
 
 
 def test_recall_says_what_writing_greedily_would_give():

@@ -146,6 +146,8 @@ def test_matrices_of_one_shape_are_updated_together_as_they_are_one_by_one(rows)
     optimizers = [Muon(groups, lr=0.1, rows=rows, weight_decay=0.1),
                   *(Muon([group | {"params": [p]}], lr=0.1, rows=rows, weight_decay=0.1)
                     for group, p in zip(groups, alone, strict=True))]
+    assert not any(optimizer.batched for optimizer in optimizers)
+    optimizers[0].batched = True  # as on a GPU
     for p, other in zip(together, alone, strict=True):
         p.grad = torch.randn_like(p)
         other.grad = p.grad.clone()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lib.model.gpt import new_model
-from lib.training import verdict
-from lib.training.evaluation import CorpusLoss
+from lib.training import evaluation, verdict
+from lib.training.evaluation import CorpusLoss, corpus_loss
 from lib.training.progress import Progress, known
 from lib.training.verdict import deciding_cuts, deciding_loss, is_look_due, look, measure, note_look
 
@@ -16,8 +16,8 @@ from lib.training.verdict import deciding_cuts, deciding_loss, is_look_due, look
 def losses(monkeypatch) -> dict[int, float]:
     """What every pass finds, by where it cuts the text."""
     found = {0: 0.05, 16: 0.06, 8: 0.08, 24: 0.07}
-    monkeypatch.setattr(verdict, "corpus_loss", lambda model, tokens, seq_len, batch_size, machine, cut, check:
-                        CorpusLoss(np.array([found[cut]]), np.array([1])))
+    monkeypatch.setattr(verdict, "corpus_loss", lambda model, tokens, seq_len, batch_size, machine, cut, check,
+                        scored: CorpusLoss(np.array([found[cut]]), np.array([1])))
     return found
 
 
@@ -50,6 +50,19 @@ def test_what_is_known_only_where_it_was_cut_reaches_its_target_and_says_so(conf
     assert known(0.2, 0.06, 0.1) == known(0.05, None, 0.1) == known(None, None, 0.1) == ""
 
 
+def test_passes_score_a_window_they_share_once(config, corpus, machine, monkeypatch):
+    model, read = new_model(config, machine.device), []
+    token_losses = evaluation.token_losses
+    monkeypatch.setattr(evaluation, "token_losses",
+                        lambda model, x, y, machine: read.append(len(x)) or token_losses(model, x, y, machine))
+    passes = measure(model, corpus.tokens, config, machine, True, lambda: None)
+    together, read[:] = sum(read), []
+    for cut, loss in passes.items():
+        alone = corpus_loss(model, corpus.tokens, config.seq_len, config.batch_size, machine, cut)
+        assert alone.mean == pytest.approx(loss.mean, rel=1e-6) and (alone.counts == loss.counts).all()
+    assert len(passes) == 4 and together == sum(read) - 2 * 3  # the first and the last one of three
+
+
 @pytest.mark.parametrize("order", ["epoch", "fixed"])
 def test_a_look_is_the_mean_of_windows_that_the_step_determines(config, corpus, machine, order):
     config = dataclasses.replace(config, order=order)
@@ -66,17 +79,27 @@ def test_the_next_look_is_where_a_steady_fall_meets_the_target(config):
     assert not is_look_due(p)  # before the text was read once
     p.step = 400
     assert is_look_due(p)
-    note_look(p, config, math.inf)  # too far away to look
+    note_look(p, config, 51_200, math.inf)  # too far away to look
     assert p.next_look == 450 and p.looked is None
     p.step = 450
-    note_look(p, config, 0.4)
+    note_look(p, config, 51_200, 0.4)
     assert p.next_look == 500
     p.step = 500
-    note_look(p, config, 0.2)  # halved in 50 steps: there in 50 more
+    note_look(p, config, 51_200, 0.2)  # halved in 50 steps: there in 50 more
     assert p.next_look == 550
     p.step = 540
-    note_look(p, config, 0.11)
+    note_look(p, config, 51_200, 0.11)
     assert p.next_look == 540 + math.ceil(math.log(1.1) * 40 / math.log(2 / 1.1))
     p.step = 550
-    note_look(p, config, 0.12)  # no fall
+    note_look(p, config, 51_200, 0.12)  # no fall
     assert p.next_look == 600
+
+
+def test_looks_at_a_short_text_read_no_more_windows_than_training(config):
+    config = dataclasses.replace(config, batch_size=1, grad_accum=1, seq_len=32, target_loss=0.1)
+    p = Progress(epoch_steps=8, step=20)
+    note_look(p, config, 8 * 32, 0.8)
+    assert p.next_look == 24  # 4 windows were read
+    p.step = 24
+    note_look(p, config, 8 * 32, 0.2)
+    assert p.next_look == 26  # a quarter in 4 steps: half in 2

@@ -107,7 +107,7 @@ def windows_of_a_look(text_tokens: int, config: RunConfig) -> int:
     return min(LOOK, max(4, text_tokens // config.seq_len // 2))
 
 
-@torch.inference_mode()
+@torch.no_grad()  # in inference mode autocast casts the weights at each use
 def look(model: GPT, tokens: np.ndarray, config: RunConfig, machine: Machine, step: int,
          check: Callable[[], None]) -> tuple[float, float]:
     """The mean loss of some windows as training may cut them, and its standard error: what a pass over the whole text
@@ -122,7 +122,7 @@ def look(model: GPT, tokens: np.ndarray, config: RunConfig, machine: Machine, st
     count = windows_of_a_look(len(tokens), config)
     model.eval()
     losses = []
-    with machine.autocast():  # one for all windows: each casts the weights anew
+    with machine.autocast():  # one for all windows: it casts the weights once
         for start in rng.choice(starts, min(count, len(starts)), replace=False):
             check()
             window = torch.from_numpy(tokens[start:start + config.seq_len + 1].astype(np.int64)).to(machine.device)

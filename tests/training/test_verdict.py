@@ -4,12 +4,15 @@ import math
 
 import numpy as np
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lib.model.gpt import new_model
 from lib.training import evaluation, verdict
 from lib.training.evaluation import CorpusLoss, corpus_loss
+from lib.training.machine import prepare_machine
 from lib.training.progress import Progress, known
-from lib.training.verdict import deciding_cuts, deciding_loss, is_look_due, look, measure, note_look
+from lib.training.verdict import deciding_cuts, deciding_loss, is_look_due, look, measure, note_look, windows_of_a_look
 
 
 @pytest.fixture
@@ -71,6 +74,21 @@ def test_a_look_is_the_mean_of_windows_that_the_step_determines(config, corpus, 
     assert (mean, error) == look(model, corpus.tokens, config, machine, 5, lambda: None)
     assert mean != look(model, corpus.tokens, config, machine, 6, lambda: None)[0]
     assert mean == pytest.approx(10.82, abs=0.1) and 0 < error < 0.1
+
+
+def test_a_look_casts_the_weights_once(config, corpus):
+    machine = prepare_machine(dataclasses.replace(config, device="cpu", amp="bf16"))
+    model, casts = new_model(config), []
+
+    class Casts(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten._to_copy.default and args[0].shape == model.wte.weight.shape:
+                casts.append(func)
+            return func(*args, **(kwargs or {}))
+
+    with Casts():
+        look(model, corpus.tokens, config, machine, 7, lambda: None)
+    assert len(casts) == 1 < windows_of_a_look(len(corpus.tokens), config)
 
 
 def test_the_next_look_is_where_a_steady_fall_meets_the_target(config):

@@ -88,7 +88,8 @@ def test_the_powershell_script_can_be_read_and_asks_for_parameters_there_are():
     assert script.rstrip().endswith(b"& $python run_training.py @trainArgs\nexit $LASTEXITCODE")
 
 
-@pytest.mark.parametrize("name, readme", [("default_run", "README.md"), ("whole_run", "docs/whole_run/README.md")])
+@pytest.mark.parametrize("name, readme", [("default_run", "README.md"), ("default_run", "docs/default_run/README.md"),
+                                          ("whole_run", "docs/whole_run/README.md")])
 def test_a_readme_shows_what_the_files_of_its_run_say(tmp_path, name, readme):
     shutil.copytree(ROOT / "docs" / name, tmp_path / "docs" / name)
     shutil.copy(ROOT / readme, tmp_path / readme)

@@ -128,7 +128,7 @@ class Trainer:
         measured = measure_if_due(self.model, self.corpus.tokens, c, self.machine, p, ended, stop.check)
         passes = measured.passes
         deciding = deciding_loss(passes, c, len(self.corpus.tokens)) if passes else None
-        ended = ended or is_reached(deciding, c)
+        ended = (reached := is_reached(deciding, c)) or ended
         sampled = ended or p.step % c.sample_every == 0
         texts = sample_texts(self.model, self.prompt, c, p.step, stop.check) if sampled else []
 
@@ -148,7 +148,6 @@ class Trainer:
             self.run.append_samples(p.step, self.prompt, texts)
             losses = first_window_losses(self.model, self.corpus.tokens, c.seq_len, self.machine)
             self.run.append_token_losses(p.step, losses)
-        reached = is_reached(deciding, c)
         state = "reached" if reached else "limit" if ended else "stopped" if stop.requested else ""
         due = ended or p.step % c.save_every == 0
         if due or state:

@@ -26,6 +26,7 @@ from lib.publish.readme import NAMES
 from lib.publish.report import CHAPTERS, PAGE
 from lib.runs.folder import RunFolder
 from lib.runs.locate import open_run, recorded_amp
+from lib.runs.recall import read_recall
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -133,7 +134,7 @@ def test_the_report_is_one_page_that_needs_nothing_else(finished):
 
 def test_the_first_screen_tells_what_the_run_can_recite(finished):
     run, _ = finished
-    recall, page = run.read_recall(), run.report.read_text().partition("</header>")[0]
+    recall, page = read_recall(run), run.report.read_text().partition("</header>")[0]
     assert recall["step"] == run.read_summary()["step"] and set(recall["trials"]) == {"anywhere", "anywhere, untrained"}
     first, second = recall["asked"]
     assert second["begins"] - first["begins"] == 7 and first["tokens"] == 16

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from lib.config import InputError, RunConfig
 from lib.runs.folder import RunFolder
+from lib.runs.recall import read_recall
 from lib.show.curve import End, loss_svg
 from lib.show.wording import brief, duration, written
 from lib.text.default_text import default_text
@@ -37,7 +38,7 @@ def first_screen(run: RunFolder) -> dict[str, Any]:
               "verdict": "" if state == "reached" else summary["verdict"],
               "scale": "", "numbers": [], "curve": "", "caption": "", "asked": [], "sample": None, "unasked": ""}
     if begun:
-        recall = run.read_recall()
+        recall = read_recall(run)
         told, ends = _told(metrics), _ends(summary, config, metrics)
         screen |= {"scale": _scale(summary, config, facts),
                    "numbers": [_loss(summary, config), _recited(recall, summary), _time(summary)],

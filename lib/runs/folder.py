@@ -18,10 +18,8 @@ from lib.runs.formats import (
     parse_samples,
     read_json,
     read_rows,
-    read_sealed,
     sample_entry,
     sampled_rows,
-    sealed,
     version_of,
 )
 from lib.runs.locks import ProcessLock
@@ -44,7 +42,7 @@ class RunFolder:
         self.position_losses_file = self.path / "logs" / "position_losses.csv"
         self.token_losses_file = self.path / "samples" / "token_losses.csv"
         self.samples_file = self.path / "samples" / "samples.txt"
-        self.recall_file = self.path / "samples" / "recall.json"
+        self.recall_file = self.path / "samples" / "recall.json"  # lib.runs.recall
         self.last_checkpoint = self.path / "checkpoints" / "last.pt"
         self.previous_checkpoint = self.path / "checkpoints" / "previous.pt"  # what last.pt was before
         self.best_checkpoint = self.path / "checkpoints" / "best.pt"
@@ -207,16 +205,6 @@ class RunFolder:
     def read_token_losses(self):
         """A pandas DataFrame, a row for each step, its columns step and 1 to T; empty before the first."""
         return read_rows(self.token_losses_file, ("step",))
-
-    # samples/recall.json: what the weights of a step can recite
-
-    def write_recall(self, step: int, trials: dict[str, dict[str, Any]], asked: list[dict[str, Any]]) -> None:
-        """Record how many passages came back, by where they began, and what was said of one, asked from two places."""
-        write_json(sealed({"step": step, "trials": trials, "asked": asked}), self.recall_file)
-
-    def read_recall(self) -> dict[str, Any] | None:
-        """These by their names; None where nobody asked, or the file is not as it was written."""
-        return read_sealed(self.recall_file)
 
     # samples/samples.txt: STEP, PROMPT, OUTPUT, separator
 

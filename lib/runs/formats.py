@@ -1,6 +1,5 @@
 """How the files of a run are written and read: rows, samples, and what earlier versions wrote."""
 import csv
-import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -96,21 +95,6 @@ def drop_rows_after(path: Path, step: int) -> None:
     whole = [line for line in path.read_bytes().decode("utf-8").splitlines(keepends=True) if line.endswith("\n")]
     kept = [line for line in whole[1:] if int(line.partition(",")[0]) <= step]
     write_whole("".join(whole[:1] + kept), path)
-
-
-def sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """A dictionary with its own SHA-256 in it, by which `read_sealed` knows whether it is as it was written."""
-    return content | {"sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
-
-
-def read_sealed(path: Path) -> dict[str, Any] | None:
-    """The dictionary that was `sealed` and written into a file; None where there is none, or it has changed since."""
-    try:
-        content = read_json(path)
-    except InputError:
-        return None
-    unsealed = {name: value for name, value in content.items() if name != "sha256"}
-    return unsealed if sealed(unsealed) == content else None
 
 
 def read_json(path: Path) -> dict[str, Any]:

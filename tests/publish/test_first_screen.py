@@ -7,6 +7,7 @@ import pytest
 from lib.presets import preset_config
 from lib.publish.first_screen import first_screen, render
 from lib.runs.folder import METRICS, RunFolder
+from lib.runs.recall import read_recall, write_recall
 from lib.show.curve import End, loss_svg
 from lib.show.wording import duration
 
@@ -39,7 +40,7 @@ def recalled(run: RunFolder, anywhere: float, at_a_cut: float | None = None, ste
     trials = {"anywhere": trial | {"exact": anywhere}, "anywhere, untrained": trial | {"exact": 0.0}}
     if at_a_cut is not None:
         trials["at a cut"] = trial | {"exact": at_a_cut}
-    run.write_recall(step, trials, [
+    write_recall(run, step, trials, [
         {"begins": 64, "read": "what we", "right": " intend to do", "wrong": "", "right_tokens": 50, "tokens": 50},
         {"begins": 71, "read": "which", "right": " now we'll", "wrong": " in what", "right_tokens": 6, "tokens": 50}])
 
@@ -133,8 +134,8 @@ def test_no_text_of_a_run_becomes_part_of_the_page(tmp_path):
     run.write_summary(run.read_summary() | {"verdict": EVIL})
     pages = [render(first_screen(run))]
     recalled(run, 0.5)
-    run.write_recall(8, run.read_recall()["trials"],
-                     [dict(begins=n, read=EVIL, right=EVIL, wrong=EVIL, right_tokens=1, tokens=2) for n in (1, 8)])
+    write_recall(run, 8, read_recall(run)["trials"],
+                 [dict(begins=n, read=EVIL, right=EVIL, wrong=EVIL, right_tokens=1, tokens=2) for n in (1, 8)])
     pages.append(render(first_screen(run)))
     for page in pages:
         assert "<script" not in page and page.count("&lt;script&gt;") >= 6

@@ -1,5 +1,6 @@
 """What several tests need: a small configuration, its text, and a folder of its own for every run."""
 import os
+import signal
 import warnings
 from pathlib import Path
 
@@ -12,6 +13,15 @@ from lib.text.corpus import Corpus, load_corpus
 from lib.training.machine import Machine, _has_bf16
 
 SHAKESPEARE = ROOT.parent / "shared" / "data" / "input.txt"  # tiny Shakespeare, where a machine has it
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals_as_in_a_terminal():
+    """Whoever started the tests may have had them ignore some, as a shell does in the background, and so would all that
+    they start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -218,11 +218,6 @@ def test_a_wrong_type_through_papermill_is_refused_in_words(tmp_path):
     assert done.returncode != 0 and "seq_len must be a whole number, not 'long'" in done.stderr
 
 
-def as_in_a_terminal() -> None:
-    """Do not ignore a hang-up, whatever whoever started the tests had them ignore."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
 @pytest.fixture
 def endless(tmp_path):
     """A function that starts a run which would go on for hours, and reads what it prints up to some words."""
@@ -230,9 +225,8 @@ def endless(tmp_path):
 
     def start(words):
         process = subprocess.Popen(
-            [sys.executable, ROOT / "run_training.py", "--preset", "tiny", "--steps", "100000", "--target_loss", "0.1",
-             "--log_every", "1", "--out_dir", tmp_path / "run"], stdout=subprocess.PIPE, text=True, cwd=ROOT,
-            preexec_fn=as_in_a_terminal)
+            [sys.executable, ROOT / "run_training.py", "--preset", "tiny", "--steps", "100000", "--target_loss", "0",
+             "--log_every", "1", "--out_dir", tmp_path / "run"], stdout=subprocess.PIPE, text=True, cwd=ROOT)
         timer = threading.Timer(120, process.kill)
         timer.daemon = True
         timer.start()

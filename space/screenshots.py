@@ -1,4 +1,4 @@
-"""Pictures of the real page, for the README:
+"""Pictures of the real page, for its README:
 
     MODEL=runs/NAME python space/screenshots.py docs          needs playwright and a Chromium
 """

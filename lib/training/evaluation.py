@@ -37,8 +37,8 @@ def corpus_loss(model: GPT, tokens: np.ndarray, seq_len: int, batch_size: int, m
     One deterministic pass in eval mode over the windows that training cuts there. Every token after the first is a
     target once: of the first and the last window, which are moved inside the text over their neighbours, only the
     targets that are left count. `check` is called before each batch and may raise to end it. `scored` has the losses
-    (T,) of windows by where they start: those of this pass are added, and those that are there, the first and the last
-    of passes at other offsets, are not computed again. Leaves the model in eval mode.
+    (T,) of the first and the last window by where they start, which passes at other offsets share: what is there is not
+    computed again, and the pass adds its own. Leaves the model in eval mode.
     """
     starts = window_starts(len(tokens), seq_len, offset)
     ends = starts + seq_len  # the last target of each window that counts
@@ -48,15 +48,17 @@ def corpus_loss(model: GPT, tokens: np.ndarray, seq_len: int, batch_size: int, m
     positions = np.arange(seq_len)
     counted = (positions >= (begins - starts)[:, None]) & (positions < (ends - starts)[:, None])  # (n, T)
     scored = {} if scored is None else scored
-    unscored = [start for start in dict.fromkeys(starts.tolist()) if start not in scored]
-    for first in range(0, len(unscored), batch_size):
-        check()
-        some = np.array(unscored[first:first + batch_size])
-        windows = torch.from_numpy(tokens[some[:, None] + np.arange(seq_len + 1)].astype(np.int64))
-        scored |= zip(some.tolist(), token_losses(model, windows[:, :-1], windows[:, 1:], machine), strict=True)
     sums = np.zeros(seq_len)
-    for start, counts in zip(starts.tolist(), counted, strict=True):
-        sums[counts] += scored[start][counts]
+    for first in range(0, len(starts), batch_size):
+        check()
+        some = slice(first, first + batch_size)
+        losses = {start: scored[start] for start in starts[some] if start in scored}
+        if unscored := [start for start in starts[some] if start not in losses]:
+            windows = torch.from_numpy(tokens[np.add.outer(unscored, np.arange(seq_len + 1))].astype(np.int64))
+            losses |= zip(unscored, token_losses(model, windows[:, :-1], windows[:, 1:], machine), strict=True)
+        for start, counts in zip(starts[some], counted[some], strict=True):
+            sums[counts] += losses[start][counts]
+        scored |= {start: losses[start] for start in starts[[0, -1]] if start in losses}  # the others stand in one pass
     return CorpusLoss(sums, counted.sum(axis=0))
 
 

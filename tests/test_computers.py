@@ -33,7 +33,7 @@ from lib.publish.index import write_index
 from lib.publish.readme import NAMES, update_readme
 from lib.runs.folder import RunFolder
 from lib.runs.locate import find_runs, open_run
-from lib.show import fonts, plots
+from lib.show import drawing, fonts, plots
 from lib.text.corpus import load_corpus
 from lib.text.tokenizer import characters, encode_prompt, encoding, token_repr
 from lib.training.provenance import provenance
@@ -144,10 +144,10 @@ def test_a_persons_matplotlib_settings_stop_nothing(monkeypatch, capsys):
     monkeypatch.setenv("PATH", "")
     with matplotlib.rc_context({"text.usetex": True, "axes.facecolor": "black"}):  # as a matplotlibrc sets them
         figure = plots.bars(["'a'", "'b'"], [1.0, 2.0], "times")
-        assert plots.png(figure).startswith(b"\x89PNG")
-        assert figure.axes[0].get_facecolor() == (1, 1, 1, 1)
+        assert drawing.png(figure).startswith(b"\x89PNG")
+        assert figure.axes[0].get_facecolor() == (0, 0, 0, 0)
         figure.text(0, 0, "a", usetex=True)
-        plots.show(figure, "Two bars")
+        drawing.show(figure, "Two bars")
     assert "Two bars\\n(this figure could not be drawn: " in capsys.readouterr().out
 
 
@@ -168,7 +168,8 @@ def executed(tmp_path, monkeypatch):
 
 def test_a_backend_that_is_not_there_is_not_asked_for(executed, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "nonsense")
-    assert executed("from lib.show import plots; print(len(plots.png(plots.bars(['a'], [1.0], 'b'))) > 999)") == "True"
+    source = "from lib.show import drawing, plots; print(len(drawing.png(plots.bars(['a'], [1.0], 'b'))) > 999)"
+    assert executed(source) == "True"
 
 
 def test_notebooks_run_in_this_interpreter_whatever_is_called_python3(executed, tmp_path, monkeypatch):
@@ -226,8 +227,8 @@ def test_a_figure_shows_what_its_font_has_not(monkeypatch):
     assert texts == ["plain", "U+1F9FF" + elsewhere] and families == [fonts.OWN, "STIXGeneral"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        plots.png(plots.bars(["plain", nowhere + elsewhere], [1.0, 2.0], nowhere))
-        plots.png(plots.matrices({"a": np.eye(2)}, "x", "y", [nowhere, elsewhere]))
+        drawing.png(plots.bars(["plain", nowhere + elsewhere], [1.0, 2.0], nowhere))
+        drawing.png(plots.matrix(np.eye(2), "a", [nowhere, elsewhere], "x", "y"))
 
 
 def as_somebody(*command, **options):

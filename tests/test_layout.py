@@ -63,10 +63,10 @@ def test_lib_knows_nothing_of_those_who_use_it():
     assert not {module for module, names in IMPORTS.items() if {name.split(".")[0] for name in names} & users}
 
 
-def test_only_plots_and_its_fonts_import_matplotlib():
+def test_only_figures_import_matplotlib():
     found = {module for module, path in MODULES.items() for node in tree(path).body for name in imported(node)
              if name.split(".")[0] == "matplotlib"}
-    assert found == {"lib.show.plots", "lib.show.fonts"}
+    assert found == {"lib.show.plots", "lib.show.drawing", "lib.show.fonts"}
     assert [module for module, names in IMPORTS.items() if "lib.show.fonts" in names] == ["lib.show.plots"]
 
 

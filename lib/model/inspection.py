@@ -1,4 +1,4 @@
-"""What goes on inside a model: where its heads look, which tokens it takes for related."""
+"""What goes on inside a model: where its heads look, what it would say at each depth, what it takes for related."""
 import contextlib
 import html
 from collections.abc import Iterator
@@ -48,6 +48,30 @@ def averaging(model: GPT) -> Iterator[None]:
         finally:
             for parameter, rows in zip(queries, before, strict=True):
                 parameter[:C] = rows
+
+
+@torch.inference_mode()
+def logit_lens(model: GPT, idx: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a model would say of tokens idx (T,) were its head asked after the embeddings already, or after one of its
+    blocks: the likeliest next tokens, and the losses of those that come, both (n_layer + 1, T - 1).
+
+    nostalgebraist, "interpreting GPT: the logit lens" (2020).
+    """
+    model.eval()
+    streams = []
+    hooks = [model.h[0].register_forward_pre_hook(lambda block, inputs: streams.append(inputs[0]))]
+    hooks += [block.register_forward_hook(lambda block, inputs, x: streams.append(x)) for block in model.h]
+    try:
+        model(idx[None])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    told, losses = [], []
+    for x in streams:  # one at a time: of a logit for each token known there are many
+        logits = model.ln_f(x[0, :-1]) @ model.wte.weight.T
+        told.append(logits.argmax(dim=1))
+        losses.append(torch.nn.functional.cross_entropy(logits, idx[1:], reduction="none"))
+    return torch.stack(told), torch.stack(losses)
 
 
 def telling_heads(weights: torch.Tensor, tokens: np.ndarray) -> dict[str, tuple[int, int, float]]:

@@ -27,12 +27,6 @@ class Recitation:
     said: list[int]
     right: int
 
-    def marked(self) -> str:
-        """What it said, as HTML in which all is marked from the first error on; it has no live tag but <mark>."""
-        right, wrong = (html.escape(encoding().decode(part))
-                        for part in (self.said[:self.right], self.said[self.right:]))
-        return right + (f"<mark>{wrong}</mark>" if wrong else "")
-
 
 @dataclass(frozen=True)
 class Recall:

@@ -1,5 +1,5 @@
 """A prompt -> the text a model continues it with."""
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -58,6 +58,22 @@ def next_token_probabilities(logits: torch.Tensor, temperature: float = 1.0, top
         weakest = logits.topk(top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < weakest, -torch.inf)
     return logits.softmax(dim=-1)
+
+
+@torch.inference_mode()
+def likeliest_paths(model: GPT, idx: torch.Tensor, context: int, branches: Sequence[int],
+                    temperature: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """The likeliest ways on from idx (1, T): as many next tokens as the first of `branches`, after each as many as the
+    second, and so on. Returns the tokens of each way, and the probability of each behind those before it, both (ways,
+    steps); those with a beginning in common stand together."""
+    model.eval()
+    shares = torch.ones(1, 0, device=idx.device)
+    for count in branches:
+        logits = model(idx[:, visible_from(idx.size(1), context):])[:, -1]
+        p, ids = next_token_probabilities(logits, temperature).topk(count)  # (ways, count) each
+        idx = torch.cat((idx.repeat_interleave(count, 0), ids.flatten()[:, None]), dim=1)
+        shares = torch.cat((shares.repeat_interleave(count, 0), p.flatten()[:, None]), dim=1)
+    return idx[:, -len(branches):], shares
 
 
 def sample_texts(model: GPT, prompt: str, config: RunConfig, step: int = 0,

@@ -18,6 +18,7 @@ from lib.files import write_whole
 from lib.presets import command_line
 from lib.runs.folder import RunFolder
 from lib.show import plots
+from lib.show.drawing import png
 from lib.show.wording import shown, written
 
 NAMES = ("PLOT", "SUMMARY", "LOGS", "METRICS", "SAMPLES")
@@ -73,7 +74,7 @@ def blocks(run: RunFolder, base: Path) -> dict[str, str]:
     summary, metrics = run.read_summary(), run.read_metrics()
     samples = run.read_samples()
     curve = plots.loss_curve(metrics, config.target_loss, facts["corpus"]["loss_floor"], restarts=summary["restarts"])
-    run.loss_curve.write_bytes(plots.png(curve))
+    run.loss_curve.write_bytes(png(curve))
     lowest = metrics.loc[metrics["loss"].idxmin()]
     figures = shown({name: summary[name] for name in ("corpus_loss", "shifted_loss", "tokens", "elapsed_sec",
                                                       "parameters")} | {"lowest_loss": lowest["loss"]})

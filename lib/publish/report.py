@@ -63,6 +63,8 @@ def presented(chapter: nbformat.NotebookNode, parameters: str = "") -> nbformat.
     for cell in cells:
         if cell.cell_type == "markdown":
             cell.source = re.sub(r"\A(#+ )(\d+ · )?", r"#\1", cell.source)
+        else:  # what was renewed all the time stands on the first screen and in the results
+            cell.outputs = [output for output in cell.outputs if not output.get("metadata", {}).get("live")]
     if parameters:
         cells.insert(1, nbformat.v4.new_markdown_cell(parameters))
     if commit := chapter.metadata.get("code", {}).get("commit"):  # chapters may be of several: a run can be resumed
@@ -97,8 +99,9 @@ def contents(page: nbformat.NotebookNode) -> list[tuple[str, str, int]]:
 
 
 def tidy(table: str) -> str:
-    """A table as pandas writes it, without a second row of headings, an empty heading, or a token that breaks behind
-    its quote. Other HTML stays as it is."""
+    """A table as pandas writes it, without a style of its own, a second row of headings, an empty heading, or
+    a token that breaks behind its quote. Other HTML stays as it is."""
+    table = re.sub(r"<style scoped>.*?</style>", "", table, flags=re.DOTALL)
     table = re.sub(r"<th></th>(.*?)</tr>\s*<tr>\s*<th>([^<]*)</th>\s*(?:<th></th>\s*)+</tr>(\s*</thead>)",
                    r"<th>\2</th>\1</tr>\3", table, count=1, flags=re.DOTALL)
     table = table.replace("<th></th>", "<td></td>")

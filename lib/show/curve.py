@@ -65,7 +65,7 @@ def loss_svg(metrics: pd.DataFrame, text_tokens: int, target: float, ends: Seque
               line("loss"), line("mean_loss"), "</svg>"]
     parts += [f'<circle class="{end.kind}" cx="{PLOT}%" cy="{down(end.loss):.1f}" r="5"/>'
               for end in ends if end.kind in ("dot", "ring")]
-    for end, y in zip(ends, _apart([down(end.loss) for end in ends]), strict=True):
+    for end, y in zip(ends, apart([down(end.loss) for end in ends], TOP, HEIGHT - FOOT - 2), strict=True):
         parts.append(f'<text class="{end.kind}" x="{PLOT}%" dx="9" y="{y + 4:.1f}">{end.loss:.3g} '
                      f'{html.escape(end.what)}<tspan class="wide"> {html.escape(end.more)}</tspan></text>')
     return (f'<svg class="curve" width="100%" height="{HEIGHT}" role="img" aria-label="{html.escape(told)}">'
@@ -104,14 +104,13 @@ def _epoch_names(epochs: float) -> list[str]:
     return names
 
 
-def _apart(places: Sequence[float]) -> list[float]:
+def apart(places: Sequence[float], top: float, foot: float) -> list[float]:
     """Places of labels, in pixels from above, moved as little as keeps each below the one before and all inside."""
     order = sorted(range(len(places)), key=lambda i: places[i])
     moved = list(places)
     for before, i in zip([None, *order], order, strict=False):
-        moved[i] = max(moved[i], TOP if before is None else moved[before] + APART)
-    lowest = HEIGHT - FOOT - 2
+        moved[i] = max(moved[i], top if before is None else moved[before] + APART)
     for i in reversed(order):
-        moved[i] = min(moved[i], lowest)
-        lowest = moved[i] - APART
+        moved[i] = min(moved[i], foot)
+        foot = moved[i] - APART
     return moved

@@ -1,10 +1,12 @@
 """What the numbers of a run answer: each question that a chapter asks, in a sentence, also where the answer is no."""
+import html
 import math
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from IPython.display import display
 
 from lib.model.memorisation import Recall
 from lib.text.tokenizer import token_repr
@@ -12,6 +14,12 @@ from lib.text.tokenizer import token_repr
 SURE = 0.5  # nats: a token of a lower loss was given a probability of 0.61 or more
 
 Heads = dict[str, tuple[int, int, float]]  # layer, head and share of attention by habit, as telling_heads gives them
+
+
+def say(*sentences: str) -> None:
+    """Show sentences in a notebook as its text, a paragraph each."""
+    paragraphs = "".join(f'<p class="answer">{html.escape(sentence)}</p>' for sentence in sentences)
+    display({"text/html": paragraphs, "text/plain": "\n".join(sentences)}, raw=True)
 
 
 def fall_of_floor(nats: Sequence[float], lengths: Sequence[int]) -> str:
@@ -140,7 +148,7 @@ def behind_cuts(offsets: Sequence[int], tokens: Sequence[float], most: int) -> s
                                           "it recites from between its cuts, too."))
 
 
-def habits(heads: Heads, as_it_began: Heads) -> str:
+def formed(heads: Heads, as_it_began: Heads) -> dict[str, list[str]]:
     """Which habits of heads formed in training, which were there before, which are not there."""
     kinds: dict[str, list[str]] = {"formed in training": [], "there from the start": [], "not formed": []}
     for habit, (_, _, share) in heads.items():
@@ -149,7 +157,25 @@ def habits(heads: Heads, as_it_began: Heads) -> str:
             kinds["formed in training"].append(habit)
         else:
             kinds["there from the start" if min(share, began) > 0.3 else "not formed"].append(habit)
+    return kinds
+
+
+def habits(heads: Heads, as_it_began: Heads) -> str:
+    """The same in words."""
+    kinds = formed(heads, as_it_began)
     return "; ".join(f"{kind}: {', '.join(some) or 'none'}" for kind, some in kinds.items()).capitalize() + "."
+
+
+def depth(losses: Sequence[float], right: Sequence[float]) -> str:
+    """How a prediction comes about from block to block: the loss and the share of right tokens read out after the
+    embeddings and after each block."""
+    half = (losses[0] + losses[-1]) / 2
+    at = next(i for i, loss in enumerate(losses) if loss <= half) if losses[-1] < losses[0] else len(losses) - 1
+    where = "after the embeddings" if at == 0 else f"after block {at} of {len(losses) - 1}"
+    if losses[-1] > 0.7 * losses[0]:
+        return f"The loss is {losses[0]:.2f} before the first block and {losses[-1]:.2f} after the last: hardly less."
+    return (f"The loss falls from {losses[0]:.2f} before the first block to {losses[-1]:.2f} after the last; half of "
+            f"that is done {where}, when {right[at]:.0%} of the tokens would be right.")
 
 
 def used_alike(tokens: np.ndarray, words: Sequence[int], trained: list[list[int]], untrained: list[list[int]]) -> str:

@@ -7,6 +7,7 @@ from IPython.display import display
 from lib.config import RunConfig
 from lib.runs.folder import RunFolder
 from lib.show import plots
+from lib.show.drawing import LIVE, show
 from lib.training.progress import minutes_to_target
 
 
@@ -33,7 +34,7 @@ class LiveView:
         """Renew the status line from a row of the metrics; once the run has ended, it is the verdict."""
         c, summary = self.config, self.run.read_summary()
         if summary["state"] != "running":
-            self.status.update({"text/plain": summary["verdict"]}, raw=True)
+            self.status.update({"text/plain": summary["verdict"]}, raw=True, metadata=LIVE)
             return
         minutes_a_step = c.tokens_per_step / row["tokens_per_sec"] / 60
         to_target = minutes_to_target(summary)
@@ -42,7 +43,7 @@ class LiveView:
                 + ("" if to_target is None else f" in some {to_target:,.0f} min")
                 + f" | {row['tokens_per_sec']:,.0f} tokens/s | at most {(c.steps - row['step']) * minutes_a_step:,.0f} "
                 "min left")
-        self.status.update({"text/plain": line}, raw=True)
+        self.status.update({"text/plain": line}, raw=True, metadata=LIVE)
 
     def draw(self) -> None:
         """Renew the status line and the curve from the run's files."""
@@ -50,9 +51,10 @@ class LiveView:
         self.tell(metrics.iloc[-1:].to_dict("records")[0])
         alt = f"Training loss up to step {metrics['step'].iloc[-1]:,}: {metrics['loss'].iloc[-1]:.4f}"
         try:
-            plots.show(plots.loss_curve(metrics, self.config.target_loss, self.floor), alt, self.curve)
+            show(plots.loss_curve(metrics, self.config.target_loss, self.floor), alt, self.curve)
         except Exception as error:  # a picture ends nothing, not the notebook that trained either
-            self.curve.update({"text/plain": f"the curve cannot be drawn: {type(error).__name__}: {error}"}, raw=True)
+            self.curve.update({"text/plain": f"the curve cannot be drawn: {type(error).__name__}: {error}"},
+                              raw=True, metadata=LIVE)
 
 
 def follow(run: RunFolder) -> None:

@@ -1,5 +1,6 @@
 """The figures of a run as people see them: one name and one form for each, wherever it is shown."""
 import math
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ FIGURES = {  # by their names in summary.json, those that other files give as we
     "epochs": Figure("pseudo-epochs", "{:.1f}".format),
     "elapsed_sec": Figure("time of training", duration),
     "step_sec": Figure("time in steps", duration),
+    "perplexity": Figure("perplexity", lambda choices: f"{choices:,.0f}" if choices >= 100 else f"{choices:.2f}"),
     "text_tokens": Figure("tokens of text", "{:,.0f}".format),
     "parameters": Figure("parameters", "{:,.0f}".format),
 }
@@ -58,6 +60,11 @@ def written(name: str, value: float | str | None) -> str:
 def shown(figures: dict[str, Any]) -> dict[str, str]:
     """Figures as they are written, by what they are called."""
     return {label(name): written(name, value) for name, value in figures.items()}
+
+
+def device(machine: dict[str, Any]) -> str:
+    """What a run was computed on, from what its config.json has, where one thread is "1 threads"."""
+    return re.sub(r"\b1 threads$", "1 thread", machine["device"])
 
 
 def brief(loss: float) -> str:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lib.model.gpt import new_model
-from lib.model.inspection import attention_weights, averaging, neighbours, shaded, telling_heads
+from lib.model.inspection import attention_weights, averaging, logit_lens, neighbours, shaded, telling_heads
 
 
 def test_a_head_that_averages_looks_at_all_it_may_alike_and_is_itself_again_afterwards(config, machine):
@@ -30,6 +30,18 @@ def test_attention_weights_are_those_that_the_model_uses(config, machine):
         v = attn.c_attn(x).chunk(3, dim=2)[2].view(9, 2, -1).transpose(0, 1)  # (nh, T, hs)
         expected = attn.c_proj((weights[1] @ v).transpose(0, 1).reshape(1, 9, -1))
     assert torch.allclose(output, expected, atol=1e-6)
+
+
+def test_after_the_last_block_the_lens_shows_what_the_model_says(config, machine):
+    model = new_model(config, machine.device).eval()
+    idx = torch.randint(50257, (9,))
+    told, losses = logit_lens(model, idx)
+    assert told.shape == losses.shape == (config.n_layer + 1, 8) and not model.h[0]._forward_pre_hooks
+    with torch.no_grad():
+        assert torch.equal(told[-1], model(idx[None])[0, :-1].argmax(dim=1))
+        assert torch.isclose(losses[-1].mean(), model(idx[None, :-1], idx[None, 1:]), atol=1e-5)
+        embedded = model.ln_f(model.wte(idx) + model.wpe(torch.arange(9))) @ model.wte.weight.T
+    assert torch.equal(told[0], embedded[:-1].argmax(dim=1))
 
 
 def test_the_head_that_has_a_habit_is_found():

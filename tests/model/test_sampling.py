@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from lib.model.gpt import GPT, GPTConfig, new_model
-from lib.model.sampling import choose, generate, next_token_probabilities, sample_texts, visible_from
+from lib.model.sampling import (
+    choose,
+    generate,
+    likeliest_paths,
+    next_token_probabilities,
+    sample_texts,
+    visible_from,
+)
 
 
 @pytest.fixture
@@ -32,6 +39,18 @@ def test_no_position_beyond_the_context_is_used(model):
     model.wpe.register_forward_hook(lambda module, args, out: largest.append(args[0].max().item()))
     list(generate(model, torch.zeros(1, 3, dtype=torch.long), 50, context=16))
     assert max(largest) == 15
+
+
+def test_the_likeliest_ways_have_the_models_own_probabilities(model):
+    idx = torch.randint(100, (1, 5), generator=torch.Generator().manual_seed(0))
+    ways, shares = likeliest_paths(model, idx, 64, (3, 2), temperature=0.5)
+    assert ways.shape == shares.shape == (6, 2) and ways[0, 0] == ways[1, 0] != ways[2, 0]
+    for way, chances in zip(ways, shares, strict=True):
+        with torch.no_grad():
+            logits = model(torch.cat((idx[0], way))[None])[0, 4:6]  # before the first of the way and before the second
+        assert torch.allclose(chances, next_token_probabilities(logits, 0.5)[[0, 1], way], atol=1e-6)
+    assert [token.item() for token in generate(model, idx, 2, 64, temperature=0)] == ways[0].tolist()
+    assert (shares[::2, 1] >= shares[1::2, 1]).all() and shares[0, 0] >= shares[2, 0] >= shares[4, 0]
 
 
 def test_probabilities_follow_temperature_and_top_k():

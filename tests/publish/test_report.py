@@ -14,6 +14,7 @@ def test_a_table_has_one_row_of_headings_and_none_that_is_empty():
     assert ">'\N{NO-BREAK SPACE}in' '\N{NO-BREAK SPACE}it'<" in table
     plain = tidy(pd.Series({"x": 1}, name="this run").to_frame().to_html())
     assert "<th></th>" not in plain and plain.count("<tr") == 2
+    assert "<style" not in tidy(named._repr_html_()) and "<style" in named._repr_html_()
     assert tidy("<pre>' the</pre>") == "<pre>' the</pre>"
 
 
@@ -22,6 +23,17 @@ def test_the_parameters_stand_there_once_with_their_meaning_and_as_text():
     assert table.count("<tr><td>seed</td>") == 1 and "of the weights, the order of the windows" in table
     assert "<td><strong>64</strong></td><td>channels of the residual stream</td>" in table
     assert "<b>" not in table and "\n\n" not in table
+
+
+def test_what_was_renewed_in_a_notebook_stands_on_a_page_in_its_own_place_alone():
+    v4 = nbformat.v4
+    outputs = [v4.new_output("display_data", {"text/plain": "at 12:00"}, metadata={"live": True}),
+               v4.new_output("display_data", {"text/html": "<figure>kept</figure>"}),
+               v4.new_output("display_data", {"text/html": "<pre>code</pre>"})]
+    page = page_of(merge([presented(v4.new_notebook(cells=[v4.new_code_cell("show()", outputs=outputs)]))], "a"),
+                   {"title": "a", "kicker": "done", "state": "reached"})
+    assert "at 12:00" not in page and "<figure>kept</figure>" in page
+    assert page.count('class="scroll"') == 2  # of the cell and of what is wider than a phone
 
 
 def test_a_chapter_loses_its_number_and_its_parameters_cells_and_keeps_the_rest():

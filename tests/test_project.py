@@ -37,6 +37,12 @@ def test_the_readme_has_the_two_lines():
     assert lines.count(run) == lines.count(test) == 1
 
 
+def test_the_readme_is_read_in_some_minutes():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    text = re.sub(r"<!--AUTO.*?END-->|```.*?```|\]\([^)]*\)", "]", readme, flags=re.DOTALL)  # what a person wrote
+    assert len([word for word in text.split() if re.search(r"\w", word)]) <= 800
+
+
 DOCUMENTS = sorted(path for place in (".", "benchmarks/records", "docs", "docs/whole_run", "space", "tests/slow")
                    for path in (ROOT / place).glob("*.md"))
 

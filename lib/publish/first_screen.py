@@ -227,7 +227,8 @@ def _asked(run: RunFolder, recall: dict[str, Any] | None, config: RunConfig) -> 
         return {"sample": samples[-1] if samples else None}
     places = ["at a cut" if config.cut_at_0 else f"at token {asked[0]['begins']:,}",
               f"{asked[1]['begins'] - asked[0]['begins']} tokens later"]
-    return {"asked": [entry | {"place": place, "read": _tail(entry["read"])}
+    return {"asked": [entry | {"place": place, "read": _tail(entry["read"]),
+                               "wrong": entry["wrong"].replace("\n", "↵\n")}  # else one would not see it
                       for place, entry in zip(places, asked, strict=True)]}
 
 

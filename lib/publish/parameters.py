@@ -23,7 +23,7 @@ def parameters_table(config: RunConfig) -> str:
             changed += 1
             said = f"<strong>{said}</strong>"
         rows.append(f"<tr><td>{name}</td><td>{said}</td><td>{html.escape(match['meaning'])}</td></tr>")
-    return (f'<details class="parameters"><summary>The parameters that ran; the {changed} in bold are not those of '
-            'the preset <code>plain</code></summary><div class="scroll" tabindex="0" role="region" '
+    return (f'<details class="parameters"><summary>The parameters that ran; in bold, {changed} that the preset '
+            '<code>plain</code> has otherwise</summary><div class="scroll" tabindex="0" role="region" '
             'aria-label="Parameters"><table><thead><tr><th>parameter</th><th>value</th><th>meaning</th></tr></thead>'
             f"<tbody>{''.join(rows)}</tbody></table></div></details>")

@@ -64,7 +64,7 @@ def loss_svg(metrics: pd.DataFrame, text_tokens: int, target: float, ends: Seque
     parts += [f'<svg width="{PLOT}%" height="{HEIGHT}" viewBox="0 0 {ACROSS} {HEIGHT}" preserveAspectRatio="none">',
               line("loss"), line("mean_loss"), "</svg>"]
     parts += [f'<circle class="{end.kind}" cx="{PLOT}%" cy="{down(end.loss):.1f}" r="5"/>'
-              for end in ends if end.kind in ("dot", "ring")]
+              for end in ends if end.kind in (("dot", "ring") if len(thin) > 1 else ("dot", "ring", "dark"))]
     for end, y in zip(ends, apart([down(end.loss) for end in ends], TOP, HEIGHT - FOOT - 2), strict=True):
         parts.append(f'<text class="{end.kind}" x="{PLOT}%" dx="9" y="{y + 4:.1f}">{end.loss:.3g} '
                      f'{html.escape(end.what)}<tspan class="wide"> {html.escape(end.more)}</tspan></text>')

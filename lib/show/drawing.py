@@ -50,13 +50,15 @@ def show(figure: Figure | dict[str, Figure], alt: str, handle: DisplayHandle | N
 
 @house
 def _drawn(figure: Figure, alt: str) -> str:
-    """A figure for a wide page and for a phone, with as many pixels around it on both."""
+    """A figure for a wide page and for a phone, with as many pixels around it on both; what is square stays so."""
     (width, height), place = figure.get_size_inches() * 72, figure.subplotpars
     left, right = place.left * width, (1 - place.right) * width
+    top, foot = (1 - place.top) * height, place.bottom * height
     drawn = ""
     for pixels in (width, min(width, NARROW)):
-        figure.set_size_inches(pixels / 72, height / 72)
-        figure.subplots_adjust(left=left / pixels, right=1 - right / pixels)
+        tall = height - (width - pixels if figure.axes[0].get_aspect() == 1 else 0)
+        figure.set_size_inches(pixels / 72, tall / 72)
+        figure.subplots_adjust(left=left / pixels, right=1 - right / pixels, top=1 - top / tall, bottom=foot / tall)
         file = io.StringIO()
         figure.savefig(file, format="svg", dpi=72)
         drawn += inline(file.getvalue(), alt, narrow=bool(drawn))

@@ -53,8 +53,9 @@ def beside_steps(metrics: pd.DataFrame, corpus_loss: float | None) -> str:
     if not below:
         return (f"No logged step was as low as the {corpus_loss:.4f} of all tokens. A step reads its windows before it "
                 "trains on them, about an epoch after it last did; the pass over all tokens follows at once.")
-    return (f"{below:,} of {len(metrics):,} logged steps were lower than the {corpus_loss:.4f} of all tokens, down to "
-            f"{metrics['loss'].min():.4f}, by windows that happened to be easy. So no step decides.")
+    return (f"{below:,} of {len(metrics):,} logged steps {'were' if below > 1 else 'was'} lower than the "
+            f"{corpus_loss:.4f} of all tokens, down to {metrics['loss'].min():.4f}, by windows that happened to be "
+            "easy. So no step decides.")
 
 
 def steadiness(metrics: pd.DataFrame, clip_grad: float) -> str:

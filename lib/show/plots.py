@@ -70,7 +70,7 @@ def loss_curve(metrics: pd.DataFrame, target: float, floor: float, by: str = "st
     log(axes.yaxis)
     axes.set(xlabel=label, title="loss, nats per token")
     axes.xaxis.set_major_formatter("{x:,.10g}")
-    axes.locator_params(axis="x", nbins=6)
+    axes.locator_params(axis="x", nbins=6, integer=unit == 1)
     name_ends(axes, ends)
     return figure
 

@@ -42,7 +42,7 @@ def recalled(run: RunFolder, anywhere: float, at_a_cut: float | None = None, ste
         trials["at a cut"] = trial | {"exact": at_a_cut}
     write_recall(run, step, trials, [
         {"begins": 64, "read": "what we", "right": " intend to do", "wrong": "", "right_tokens": 50, "tokens": 50},
-        {"begins": 71, "read": "which", "right": " now we'll", "wrong": " in what", "right_tokens": 6, "tokens": 50}])
+        {"begins": 71, "read": "which", "right": " now we'll", "wrong": "\n in what", "right_tokens": 6, "tokens": 50}])
 
 
 FIXED = {"order": "fixed"}
@@ -113,7 +113,7 @@ def test_what_it_can_recite_is_a_number_where_that_was_kept_and_words_where_not(
                                     "begun where training cut the text · begun anywhere")
     assert [entry["place"] for entry in screen["asked"]] == ["at a cut", "7 tokens later"]
     html = render(screen)
-    assert '<span class="right"> now we&#39;ll</span><span class="wrong"> in what</span>' in html
+    assert '<span class="right"> now we&#39;ll</span><span class="wrong">↵\n in what</span>' in html
     assert html.count('class="wrong">') == 2 and "What, ho!" not in html  # one of them explains the colour
     recalled(run, anywhere=1.0, step=4)  # of other weights than the last
     assert first_screen(run)["numbers"][1][1].endswith("with the weights of step 4: begun anywhere")
@@ -159,6 +159,8 @@ def test_a_curve_of_any_length_ends_where_the_run_did(tmp_path, rows):
     table = metrics.loc[[0] * rows].assign(tokens=range(128, 128 * (rows + 1), 128), mean_loss=0.5, step=range(rows))
     points = re.search(r'class="dark" points="([^"]*)"', loss_svg(table, 512, 0.1, [], [rows], "told"))[1].split()
     assert points[-1].startswith("1000.0,") and len(points) <= 1200
+    alone = loss_svg(table, 512, 0.1, [End(0.5, "mean", "", "dark")], [], "told").count('<circle class="dark"')
+    assert alone == (1 if rows == 1 else 0)  # a line of one point cannot be seen
 
 
 @pytest.mark.parametrize(("seconds", "words"), [

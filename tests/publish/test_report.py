@@ -36,6 +36,14 @@ def test_what_was_renewed_in_a_notebook_stands_on_a_page_in_its_own_place_alone(
     assert page.count('class="scroll"') == 2  # of the cell and of what is wider than a phone
 
 
+def test_a_traceback_has_the_pages_own_colour():
+    error = nbformat.v4.new_output("error", ename="ValueError", evalue="<b>",
+                                   traceback=["\x1b[31mValueError\x1b[39m: \x1b[38;5;28;01m<b>\x1b[39m"])
+    page = page_of(merge([presented(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=[error])]))],
+                         "a"), {"title": "a", "kicker": "failed", "state": "failed"})
+    assert "ValueError: &lt;b&gt;" in page and "ansi" not in page
+
+
 def test_a_chapter_loses_its_number_and_its_parameters_cells_and_keeps_the_rest():
     v4 = nbformat.v4
     log = v4.new_output("stream", name="stdout", text="step\n" * (LONG + 1))

@@ -30,7 +30,7 @@ def test_a_loss_is_worth_what_a_table_of_pairs_is_not(loss, moved, words):
 def test_steps_stand_beside_the_figure_that_decides():
     metrics = pd.DataFrame({"loss": [3.0, 0.2, 0.15, 0.05]})
     assert "No logged step was as low as the 0.0400" in findings.beside_steps(metrics, 0.04)
-    assert "1 of 4 logged steps were lower than the 0.1000 of all tokens, down to 0.0500" in \
+    assert "1 of 4 logged steps was lower than the 0.1000 of all tokens, down to 0.0500" in \
         findings.beside_steps(metrics, 0.1)
     assert "was measured" in findings.beside_steps(metrics, None)
 

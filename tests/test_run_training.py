@@ -3,6 +3,7 @@ import contextlib
 import csv
 import dataclasses
 import html.parser
+import itertools
 import json
 import os
 import re
@@ -115,9 +116,10 @@ def test_the_report_is_one_page_that_needs_nothing_else(finished):
     text = run.report.read_text()
     page = Page(text)
     assert page.all("script") == page.all("link") == page.all("iframe") == []
-    assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in page.all("img"))
-    assert len(page.all("img")) >= 8
-    assert not re.search(r"url\(|@import", re.sub(r"data:[^\"]*", "", text))
+    figures = [svg for svg in page.all("svg") if "preserveaspectratio" not in svg]  # those are parts of one
+    assert len(figures) >= 19 and all(svg["role"] == "img" and svg["aria-label"] for svg in figures)
+    assert all("narrow" in b["class"] for a, b in itertools.pairwise(figures) if "wide" in a["class"])
+    assert not re.search(r"url\((?!#)|@import", re.sub(r"data:[^\"]*", "", text))
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     links = [link["href"] for link in page.all("a") if "href" in link]
@@ -186,7 +188,7 @@ def test_the_readme_is_filled_from_the_run_if_that_is_asked_for(finished, tmp_pa
 def test_runs_are_compared_in_a_notebook(finished, tmp_path):
     outcome = run_notebook("compare_runs", tmp_path / "out.ipynb", {"runs": str(finished[0].path)})
     text = (tmp_path / "out.ipynb").read_text()
-    assert outcome == "completed" and "the course project's run" in text and text.count("image/png\":") >= 2
+    assert outcome == "completed" and "the course project's run" in text and text.count("<figure>") >= 2
 
 
 def test_a_run_is_done_again_and_compared(finished, tmp_path, monkeypatch, capsys):
@@ -366,7 +368,7 @@ def test_watch_tells_what_became_of_a_run(finished, tmp_path):
     text = "".join(output.get("text", "") for output in outputs)
     step = run.read_summary()["step"]
     assert "killed, heartbeat 20" in text and f"Killed after step {step}, last heard of at" in text
-    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert any("<figure>" in output.get("data", {}).get("text/html", "") for output in outputs)
 
 
 def test_a_preset_is_not_given_beside_a_run_to_go_on_with(finished):

@@ -89,12 +89,12 @@ def checks(lab: Lab) -> None:
     page = lab.open("3_training")
     change(page, 'note: str = ""', 'note: str = "from JupyterLab"')
     lab.run_all(page)
-    image = page.locator(".jp-Notebook .jp-RenderedImage img").first
+    image = page.locator(".jp-Notebook figure svg.wide").first
     image.wait_for()
-    first = image.get_attribute("src")
-    page.wait_for_function("first => document.querySelector('.jp-Notebook .jp-RenderedImage img').src !== first",
+    first = image.inner_html()
+    page.wait_for_function("first => document.querySelector('.jp-Notebook figure svg.wide').innerHTML !== first",
                            arg=first)
-    assert page.locator(".jp-Notebook .jp-RenderedImage img").count() == 1, "the figure came again, not anew"
+    assert page.locator(".jp-Notebook figure svg.wide").count() == 1, "the figure came again, not anew"
     page.get_by_text("Kernel", exact=True).click()
     page.get_by_text("Interrupt Kernel", exact=True).click()
     lab.wait_until_idle(page)
@@ -116,7 +116,7 @@ def checks(lab: Lab) -> None:
     ended = run.read_summary()
     assert ended["state"] == "reached" and ended["step"] > stopped["step"], ended
     text = json.dumps(lab.saved(followed, "watch"))
-    assert "reached, heartbeat" in text and "image/png" in text
+    assert "reached, heartbeat" in text and "<figure>" in text
     steps = run.read_metrics()["step"]
     assert steps.is_monotonic_increasing and steps.is_unique
     followed.close()

@@ -19,12 +19,12 @@ def inline(svg: str, alt: str, narrow: bool) -> str:
     svg = re.sub(r"font-family: [^;\"]*(; )?| transform=\"rotate\(-?0 [^\"]*\"", "", svg)
     svg = re.sub(r"\s*\n\s*", " ", svg)
     svg = re.sub(r' [dxy]="[^"]*"', lambda places: re.sub(r"(\.\d\d)\d+", r"\1", places[0]), svg)  # of pixels
-    svg = re.sub(r"#[0-9a-f]{6}", lambda color: _variable(color[0]), svg)
+    svg = re.sub(r"(?<=: )#[0-9a-f]{6}", lambda color: _variable(color[0]), svg)
     width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()
     look = HIDDEN if narrow else "max-width: 100%; height: auto"
-    return re.sub(r"<svg [^>]*>", f'<svg class="{"narrow" if narrow else "wide"}" role="img" '
-                  f'aria-label="{html.escape(alt)}" width="{float(width):.0f}" viewBox="0 0 {width} {height}" '
-                  f'style="{look}" stroke-linejoin="round">', svg, count=1)
+    return (f'<svg class="{"narrow" if narrow else "wide"}" role="img" aria-label="{html.escape(alt)}" '
+            f'width="{float(width):.0f}" viewBox="0 0 {width} {height}" style="{look}" stroke-linejoin="round">'
+            + svg[svg.index(">") + 1:])
 
 
 def _variable(color: str) -> str:

@@ -59,6 +59,12 @@ class Group:
             dist.all_reduce(numbers)
         return numbers
 
+    def hand_round(self, tensors: dict[torch.Tensor, int]) -> None:
+        """Give all processes each tensor as it is in the one of this rank."""
+        with with_the_others():
+            for work in [dist.broadcast(x.detach(), src=rank, async_op=True) for x, rank in tensors.items()]:
+                work.wait()
+
     def _broadcast(self, numbers: torch.Tensor) -> torch.Tensor:
         with with_the_others():
             dist.broadcast(numbers, src=0, group=self._words)

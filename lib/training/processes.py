@@ -14,6 +14,7 @@ from lib.runs.formats import last_row
 from lib.training.stopping import StopRequest
 
 ATTEMPTS = 4  # the first, and three after a process was lost
+FIRST_SEC, AGAIN_SEC = 600, 120  # to wait for other machines, which by then try again by themselves
 POLL_SEC = 0.2
 
 
@@ -28,7 +29,8 @@ def train_in_processes(run: RunFolder, config: RunConfig,
     run.training.let_go()  # the first of them takes it
     with StopRequest(run.stop_file) as stop:
         for attempt in range(1, ATTEMPTS + 1):
-            code = _attempt(run, config, stop, on_log)
+            command = launch_command(run, config, FIRST_SEC if attempt == 1 else AGAIN_SEC)
+            code = _attempt(command, run, config, stop, on_log)
             if code == 0:
                 run.stop_file.unlink(missing_ok=True)
                 return run.read_summary()
@@ -40,25 +42,31 @@ def train_in_processes(run: RunFolder, config: RunConfig,
     raise RuntimeError(f"the processes of the run ended: {summary['verdict']}")
 
 
-def launch_command(run: RunFolder, config: RunConfig) -> list[str]:
-    """What starts the processes of a run on this machine: torch's launcher, which never starts them again."""
+def launch_command(run: RunFolder, config: RunConfig, patience: int) -> list[str]:
+    """What starts the processes of a run on this machine: torch's launcher, which waits so many seconds for that of
+    each other machine, and never starts processes again."""
     together = ["--standalone"]
     if config.nnodes > 1:
         host = config.rdzv_endpoint.rpartition(":")[0]
         together = [f"--nnodes={config.nnodes}", "--rdzv_backend=c10d", f"--rdzv_endpoint={config.rdzv_endpoint}",
-                    "--rdzv_conf=is_host=1", f"--local_addr={host}"]
+                    f"--rdzv_conf=is_host=1,join_timeout={patience}", f"--local_addr={host}"]
     return [sys.executable, "-m", "torch.distributed.run", *together, f"--nproc_per_node={config.nproc_per_node}",
             "--max_restarts=0", "-m", "lib.training.worker", str(run.path)]
 
 
-def _attempt(run: RunFolder, config: RunConfig, stop: StopRequest, on_log: Callable[[dict[str, Any]], None]) -> int:
-    """Start the processes once, and wait for their end; returns the exit code of torch's launcher."""
+def environment(config: RunConfig) -> dict[str, str]:
+    """What the processes find there: their share of the cores, and the kernel with which they end."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    environment = {"OMP_NUM_THREADS": str(max(1, cores // config.nproc_per_node))} | os.environ
-    environment |= {"LAB_KERNEL": str(os.getpid())}  # with which they end
+    share = {"OMP_NUM_THREADS": str(max(1, cores // config.nproc_per_node))}
+    return share | os.environ | {"LAB_KERNEL": str(os.getpid())}
+
+
+def _attempt(command: list[str], run: RunFolder, config: RunConfig, stop: StopRequest,
+             on_log: Callable[[dict[str, Any]], None]) -> int:
+    """Start the processes once, and wait for their end; returns the exit code of torch's launcher."""
     launcher = subprocess.Popen(
-        launch_command(run, config), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        encoding="utf-8", errors="replace", start_new_session=True)  # signals to a kernel are the kernel's to pass on
+        command, cwd=ROOT, env=environment(config), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
+        errors="replace", start_new_session=True)  # signals to the notebook's kernel are the kernel's to pass on
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
     reader = threading.Thread(target=lambda: [lines.put(line) for line in launcher.stdout], daemon=True)
     reader.start()

@@ -17,13 +17,13 @@ from lib.training.step import TrainingStep
 
 class SplitStep(TrainingStep):
     """A step whose windows, batch_size x grad_accum of them, are shared among the processes of a group. Each holds all
-    weights and makes the same update, from gradients that are summed while they are computed."""
+    weights and all moments, and the gradients that all have are summed while they are computed."""
 
     def __init__(self, model: GPT, corpus: Corpus, config: RunConfig, machine: Machine):
         super().__init__(model, corpus, config, machine)
         self.group = machine.group
         with with_the_others():
-            self.forward = DistributedDataParallel(self.forward, broadcast_buffers=False, gradient_as_bucket_view=True)
+            self.forward = DistributedDataParallel(self.forward, gradient_as_bucket_view=True)
 
     def __call__(self, step: int) -> None:
         if self.group.rank == 0:

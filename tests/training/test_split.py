@@ -255,6 +255,7 @@ def test_a_run_begins_again_three_times_where_a_process_is_lost_and_not_where_it
 
 def test_several_machines_meet_where_the_run_is_started(endless):
     config = dataclasses.replace(endless.read_config()[0], nnodes=2, rdzv_endpoint="one:29500")
-    command = processes.launch_command(endless, config)
-    assert {"--nnodes=2", "--rdzv_endpoint=one:29500", "--local_addr=one", "--max_restarts=0"} <= set(command)
+    command = processes.launch_command(endless, config, 120)
+    assert {"--nnodes=2", "--rdzv_endpoint=one:29500", "--local_addr=one", "--max_restarts=0",
+            "--rdzv_conf=is_host=1,join_timeout=120"} <= set(command)
     assert "--standalone" not in command

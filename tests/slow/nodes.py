@@ -1,9 +1,10 @@
 """Two machines train one run: here two network namespaces of one machine, with a cable between them. The run ends with
 the verdict of two processes on one machine; when the cable is cut, it ends by itself, and --resume goes on.
 
-    python tests/slow/nodes.py FOLDER whole | cut       as root, under Linux; a few minutes, and about ten
+    python tests/slow/nodes.py FOLDER first | second | cut          as root, under Linux; the last takes half an hour
 
-FOLDER, which both machines see, keeps the run of two processes on one machine.
+FOLDER, which both machines see, keeps the run of two processes on one machine. The process that leads is where the
+notebook is, on the `first` machine, or on the `second`: torch numbers them in the order of their machines' names.
 """
 import os
 import subprocess
@@ -16,7 +17,7 @@ from lib.config import ROOT
 from lib.runs.folder import RunFolder
 from runs import differences, printed, start, wait_for
 
-NAMES, HOSTS, PORT = ("lab-one", "lab-two"), ("10.77.0.1", "10.77.0.2"), 29500
+NAMES, PORT = ("lab-one", "lab-two"), 29500
 RECIPE = ["--preset", "tiny", "--steps", "150", "--target_loss", "0.1", "--optimizer", "muon", "--amp", "off",
           "--log_every", "1", "--save_every", "2", "--sample_every", "20"]
 OTHER = """for attempt in 1 2 3 4; do
@@ -29,12 +30,12 @@ def sh(command: str) -> None:
     subprocess.run(command, shell=True, check=True)
 
 
-def lay_cable() -> None:
+def lay_cable(hosts: tuple[str, str]) -> None:
     """Make the two namespaces, each with an end of a cable."""
     for name in NAMES:
         sh(f"ip netns add {name} && ip -n {name} link set lo up")
     sh(f"ip link add {NAMES[0]} type veth peer name {NAMES[1]}")
-    for name, host in zip(NAMES, HOSTS, strict=True):
+    for name, host in zip(NAMES, hosts, strict=True):
         sh(f"ip link set {name} netns {name} && ip -n {name} addr add {host}/24 dev {name}")
         sh(f"ip -n {name} link set {name} up")
 
@@ -43,15 +44,15 @@ def inside(name: str) -> list[str]:
     return ["ip", "netns", "exec", name, "env", f"GLOO_SOCKET_IFNAME={name}"]
 
 
-def begin(run: RunFolder) -> tuple[subprocess.Popen, subprocess.Popen]:
+def begin(run: RunFolder, hosts: tuple[str, str]) -> tuple[subprocess.Popen, subprocess.Popen]:
     """Start a run on the first machine and its processes on the second, as docs/cluster.md says."""
     output = tempfile.NamedTemporaryFile("w+", suffix=".txt")  # noqa: SIM115 (lives as long as the process)
     one = subprocess.Popen([*inside(NAMES[0]), sys.executable, str(ROOT / "run_training.py"), *RECIPE, "--nnodes", "2",
-                            "--rdzv_endpoint", f"{HOSTS[0]}:{PORT}", "--out_dir", str(run.path)],
+                            "--rdzv_endpoint", f"{hosts[0]}:{PORT}", "--out_dir", str(run.path)],
                            stdout=output, stderr=subprocess.STDOUT)
     one.output = output
     wait_for(one, "2_model: completed")
-    command = OTHER.format(python=sys.executable, one=HOSTS[0], two=HOSTS[1], port=PORT, run=run.path)
+    command = OTHER.format(python=sys.executable, one=hosts[0], two=hosts[1], port=PORT, run=run.path)
     two = subprocess.Popen([*inside(NAMES[1]), "bash", "-c", command], cwd=ROOT, stdout=subprocess.DEVNULL,
                            stderr=subprocess.DEVNULL)
     wait_for(one, "tokens a step")
@@ -63,9 +64,10 @@ def main(place: Path, what: str) -> int:
     whole, run = place / "whole", RunFolder(place / f"two-{what}")
     if not whole.exists() and start(*RECIPE, "--nproc_per_node", "2", "--out_dir", str(whole)).wait() != 3:
         raise SystemExit("the run of one machine did not end at its limit")
-    lay_cable()
+    hosts = ("10.77.0.2", "10.77.0.1") if what == "second" else ("10.77.0.1", "10.77.0.2")
+    lay_cable(hosts)
     try:
-        one, two = begin(run)
+        one, two = begin(run, hosts)
         since = time.monotonic()
         if what == "cut":
             time.sleep(2)

@@ -21,7 +21,7 @@ from lib.runs.folder import RunFolder
 from runs import differences, kernels, outlived, printed, start, wait_for
 
 RECIPE = ["--preset", "tiny", "--steps", "150", "--target_loss", "0.1", "--optimizer", "muon", "--amp", "off",
-          "--log_every", "1", "--save_every", "2", "--sample_every", "20", "--nproc_per_node", "2"]
+          "--dropout", "0.1", "--log_every", "1", "--save_every", "2", "--sample_every", "20", "--nproc_per_node", "2"]
 KILLS, STOPS = ("rank0", "rank1", "launcher", "kernel"), ("STOP", "button", "SIGINT", "SIGTERM")
 
 

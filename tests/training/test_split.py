@@ -20,11 +20,13 @@ from lib.runs.checkpoint import load_checkpoint
 from lib.runs.folder import RunFolder
 from lib.text.corpus import load_corpus
 from lib.training import processes, worker
+from lib.training.group import Group
 from lib.training.machine import Machine, choose_device
 from lib.training.processes import train_in_processes
 from lib.training.provenance import provenance
 from lib.training.split import SplitStep
 from lib.training.step import TrainingStep
+from lib.training.stopping import StopRequest
 from lib.training.trainer import Trainer
 
 PLAIN = Machine(torch.device("cpu"), None)
@@ -224,7 +226,7 @@ def test_an_interrupt_stops_all_processes_after_a_step(endless):
 
     def stop_button(row):
         if not rows:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         rows.append(row)
     summary = train_in_processes(endless, endless.read_config()[0], stop_button)
     assert summary["state"] == "stopped" and endless.last_checkpoint.exists() and not endless.stop_file.exists()
@@ -232,6 +234,20 @@ def test_an_interrupt_stops_all_processes_after_a_step(endless):
     assert not [process for process in psutil.Process().children(recursive=True)
                 if str(endless.path) in process.cmdline()]
     assert [signal.getsignal(signum) for signum in signal.valid_signals()] == handlers
+
+
+def test_the_others_are_told_to_wait_while_the_leader_is_at_work_by_itself(tmp_path):
+    """once a minute, so that whoever hears nothing for long knows that it is gone"""
+    leader, follower, said = Group.__new__(Group), Group.__new__(Group), []
+    leader._broadcast, leader._spoke = said.append, time.monotonic() - 61
+    stop = StopRequest(tmp_path / "STOP", leader)
+    for _ in range(3):
+        stop.check()
+    leader.say(Group.WINDOWS, 5, -1, 7)
+    leader.say(Group.END)
+    follower._broadcast = lambda numbers: said.pop(0)
+    assert [numbers.tolist() for numbers in said[:2]] == [[Group.WAIT, 0], [Group.WINDOWS, 3]]
+    assert list(follower.told()) == [(Group.WINDOWS, [5, -1, 7])]
 
 
 @pytest.mark.parametrize(("codes", "state", "attempts"), [

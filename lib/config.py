@@ -5,6 +5,7 @@ The comment behind each parameter is its help: the command line and the notebook
 import dataclasses
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -95,6 +96,9 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: cuda or else cpu; CUDA_VISIBLE_DEVICES picks a GPU
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # mixed precision; auto: where the hardware is made for it
     compile: bool = False  # compile the model with torch.compile
+    nproc_per_node: Count = 1  # processes that share the windows of a step: one for each GPU, or for some cores each
+    nnodes: Count = 1  # machines that have so many processes each
+    rdzv_endpoint: str = ""  # HOST:PORT of the first of several machines, where the others find it
     deterministic: bool = False  # on a GPU too, the same run gives the same bits; slower
     seed: Annotated[int, Bounds(low=0, high=2 ** 63)] = 1337  # of the weights, the order of the windows and the samples
     resume: str = ""  # go on with this run: its folder or its last.pt
@@ -110,6 +114,12 @@ class RunConfig:
             raise InputError("--init look_back needs two heads or more, each of an even size: change --n_head")
         if self.optimizer == "muon" and self.muon_rows and self.n_embd % self.muon_rows:
             raise InputError(f"n_embd {self.n_embd} is not a multiple of muon_rows {self.muon_rows}: change it")
+        if self.processes > self.batch_size * self.grad_accum:
+            raise InputError(f"{self.processes} processes cannot share the {self.batch_size * self.grad_accum} windows "
+                             "of a step: lower --nproc_per_node, or raise --batch_size or --grad_accum")
+        if self.nnodes > 1 and not re.fullmatch(r".+:\d+", self.rdzv_endpoint):
+            raise InputError(f"{self.nnodes} machines have to find each other: name the one where the run is started "
+                             "with --rdzv_endpoint HOST:PORT")
         if self.warmup_steps >= self.steps:
             raise InputError(f"warmup_steps {self.warmup_steps} leaves nothing of steps {self.steps}: lower it")
         if self.randomize_batches:
@@ -118,6 +128,11 @@ class RunConfig:
     @property
     def tokens_per_step(self) -> int:
         return self.batch_size * self.seq_len * self.grad_accum
+
+    @property
+    def processes(self) -> int:
+        """Processes that train it, on all machines."""
+        return self.nproc_per_node * self.nnodes
 
     @property
     def cut_at_0(self) -> bool:

@@ -9,11 +9,11 @@ from lib.text.floor import reachable_floor
 
 
 def check(config: RunConfig) -> Corpus:
-    """The text of a run, found fit for it. Raises InputError for a device that is not there, a text that cannot be
+    """The text of a run, found fit for it. Raises InputError for devices that are not there, a text that cannot be
     learned, and a target that no model can reach on it."""
-    if config.device not in ("auto", "cpu"):
+    if config.device not in ("auto", "cpu") or config.nproc_per_node > 1:
         from lib.training.machine import choose_device  # imports torch, so only where there is something to check
-        choose_device(config.device)
+        choose_device(config.device, config.nproc_per_node)
     corpus = load_corpus(config)
     reachable_floor(corpus.tokens, config)
     return corpus
@@ -22,7 +22,8 @@ def check(config: RunConfig) -> Corpus:
 def check_points(points: Iterable[Point]) -> None:
     """The same for all points of a sweep, and that the weights they begin with fit. Raises InputError that names the
     point. Points that do not differ in what is checked are checked once."""
-    names = ("device", "input_file", "max_tokens", "order", "seq_len", "block_size", "target_loss", "prompt")
+    names = ("device", "nproc_per_node", "input_file", "max_tokens", "order", "seq_len", "block_size", "target_loss",
+             "prompt")
     seen = set()
     for point in points:
         what = tuple(getattr(point.config, name) for name in names)

@@ -90,6 +90,12 @@ def sampled_rows(path: Path, points: int) -> list[dict[str, str]]:
     return [rows[step] for step in sorted(rows)]
 
 
+def last_row(path: Path) -> dict[str, float | None]:
+    """The numbers in the last row of a table, None where nothing was measured; empty before the first one."""
+    rows = sampled_rows(path, 1) if path.exists() else []
+    return {name: json.loads(value or "null") for name, value in rows[-1].items()} if rows else {}
+
+
 def drop_rows_after(path: Path, step: int) -> None:
     """Take the rows of later steps out of a table, and one that a full disk cut."""
     whole = [line for line in path.read_bytes().decode("utf-8").splitlines(keepends=True) if line.endswith("\n")]

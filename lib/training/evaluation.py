@@ -1,5 +1,5 @@
 """How well a model knows a text: the figure that decides whether the target is reached."""
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,18 +48,35 @@ def corpus_loss(model: GPT, tokens: np.ndarray, seq_len: int, batch_size: int, m
     positions = np.arange(seq_len)
     counted = (positions >= (begins - starts)[:, None]) & (positions < (ends - starts)[:, None])  # (n, T)
     scored = {} if scored is None else scored
-    sums = np.zeros(seq_len)
-    for first in range(0, len(starts), batch_size):
+    sums, at_once = np.zeros(seq_len), batch_size * (machine.group.size if machine.group else 1)
+    for first in range(0, len(starts), at_once):
         check()
-        some = slice(first, first + batch_size)
+        some = slice(first, first + at_once)
         losses = {start: scored[start] for start in starts[some] if start in scored}
-        if unscored := [start for start in starts[some] if start not in losses]:
-            windows = torch.from_numpy(tokens[np.add.outer(unscored, np.arange(seq_len + 1))].astype(np.int64))
-            losses |= zip(unscored, token_losses(model, windows[:, :-1], windows[:, 1:], machine), strict=True)
+        unscored = [-1 if start in losses else int(start) for start in starts[some]]
+        if max(unscored) >= 0:
+            if machine.group:
+                machine.group.say(machine.group.WINDOWS, *unscored)
+            found = window_losses(model, tokens, unscored, seq_len, batch_size, machine)
+            losses |= {start: found[i] for i, start in enumerate(unscored) if start >= 0}
         for start, counts in zip(starts[some], counted[some], strict=True):
             sums[counts] += losses[start][counts]
         scored |= {start: losses[start] for start in starts[[0, -1]] if start in losses}  # the others stand in one pass
     return CorpusLoss(sums, counted.sum(axis=0))
+
+
+def window_losses(model: GPT, tokens: np.ndarray, starts: Sequence[int], seq_len: int, batch_size: int,
+                  machine: Machine) -> np.ndarray:
+    """The losses in the windows of a text (N,) that begin at `starts`, (n, T) float64; of those at -1 none, 0. n is at
+    most batch_size for each of the processes that share them."""
+    starts, losses, group = np.array(starts, np.int64), np.zeros((len(starts), seq_len)), machine.group
+    own = np.arange(len(starts)) // batch_size == (group.rank if group else 0)
+    if (own := own & (starts >= 0)).any():
+        windows = torch.from_numpy(tokens[starts[own, None] + np.arange(seq_len + 1)].astype(np.int64))
+        losses[own] = token_losses(model, windows[:, :-1], windows[:, 1:], machine)
+    if group:  # each row is 0 in all processes but one, so that the sum is what that one computed, bit for bit
+        group.sum(torch.from_numpy(losses))
+    return losses
 
 
 def first_window_losses(model: GPT, tokens: np.ndarray, seq_len: int, machine: Machine) -> np.ndarray:

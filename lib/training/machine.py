@@ -6,12 +6,16 @@ import subprocess
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
 
 from lib.config import InputError, RunConfig
 from lib.runs.locate import recorded_amp, run_of
+
+if TYPE_CHECKING:
+    from lib.training.group import Group
 
 MPS_IS_UNTRIED = ("nobody has measured this project on an Apple GPU, and torch 2.13 computes wrong gradients on M1 and "
                   "M2 (pytorch issue 193487): compare the first losses with those of --device cpu")
@@ -24,6 +28,7 @@ class Machine:
     device: torch.device
     amp: torch.dtype | None
     notice: str = ""  # what could not be had as asked for
+    group: "Group | None" = None  # the processes that train together, where there are several
 
     @property
     def precision(self) -> str:
@@ -55,11 +60,12 @@ class Machine:
 
     def name(self) -> str:
         """The device in words, without anything that names the computer's owner."""
+        several = f", {self.group.size} processes" if self.group else ""
         if self.device.type == "cuda":
-            return torch.cuda.get_device_name(self.device)
+            return torch.cuda.get_device_name(self.device) + several
         if self.device.type == "mps":
             return f"{_processor()}, its GPU"
-        return f"{_processor()}, {torch.get_num_threads()} threads"
+        return f"{_processor()}, {torch.get_num_threads()} threads{several}"
 
 
 def _processor() -> str:
@@ -86,7 +92,7 @@ def prepare_machine(config: RunConfig) -> Machine:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for before its first product
     torch.use_deterministic_algorithms(config.deterministic)
     torch.set_float32_matmul_precision("highest")  # what is called fp32 is that, also where TF32 or less is quicker
-    device = choose_device(config.device)
+    device = choose_device(config.device, config.nproc_per_node)
     asked = recorded_amp(run_of(config.resume)) if config.resume and config.amp == "auto" else config.amp
     amp, notice = _precision(asked, device)
     if device == "mps":
@@ -94,13 +100,17 @@ def prepare_machine(config: RunConfig) -> Machine:
     return Machine(torch.device(device), amp, notice)
 
 
-def choose_device(asked: str) -> str:
+def choose_device(asked: str, processes: int = 1) -> str:
     """The device asked for; for `auto` a CUDA device where there is one, and else the processor: nobody has measured an
-    Apple GPU. InputError where it is not there."""
+    Apple GPU. InputError where it is not there, or not once for each of several processes."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     device = ("cuda" if available["cuda"] else "cpu") if asked == "auto" else asked
     if not available[device]:
         raise InputError(f"torch {torch.__version__} finds no device {device!r} here: use --device auto")
+    gpus = {"cuda": torch.cuda.device_count(), "mps": 1}
+    if processes > 1 and processes > gpus.get(device, processes):
+        raise InputError(f"{processes} processes need a GPU each, and torch finds {gpus[device]} here: lower "
+                         "--nproc_per_node, or use --device cpu")
     return device
 
 
@@ -131,12 +141,13 @@ def _has_bf16(device: str) -> bool:
 
 def memory_needed(config: RunConfig, parameters: int, machine: Machine) -> int:
     """Bytes that training takes on its device besides the weights, roughly: gradients, two moments, what backward
-    needs of a micro-batch, and in main memory the copy that a checkpoint is written from."""
+    needs of a micro-batch, and in main memory the copy that a checkpoint is written from; of each process there."""
     number = 4 if machine.amp is None else 2
     block = 16 * config.n_embd * number  # kept of a token: two norms, query, key, value, head outputs, 8 C of the MLP
     logits = 50257 * (number + 4 + 4)  # of a token: themselves, their logarithms of probability and their gradients
     copy = 0 if machine.device.type == "cuda" else 12 * parameters
-    return copy + 12 * parameters + config.batch_size * config.seq_len * (config.n_layer * block + logits)
+    needed = copy + 12 * parameters + config.batch_size * config.seq_len * (config.n_layer * block + logits)
+    return needed * (machine.group.size_here if machine.group and machine.device.type == "cpu" else 1)
 
 
 def memory_notice(config: RunConfig, parameters: int, machine: Machine) -> str:

@@ -5,11 +5,15 @@ which processors without such instructions emulate at a hundredth of their speed
 weights where blocks of the matrices, which cost a fraction of the whole, make that the quicker way, and multiplies in
 bfloat16 only what is large, and only where the machine is made for it.
 """
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from lib.training.group import Group
 
 # a x + b x^3 + c x^5 moves singular values between 0 and 1 towards 1, small ones fast; coefficients of Jordan et al.
 A, B, C = 3.4445, -4.7750, 2.0315
@@ -55,17 +59,19 @@ def equalizer(gram: torch.Tensor) -> torch.Tensor:
 
 class Muon(torch.optim.Optimizer):
     """Muon for weight matrices (out, in), `rows` of their rows at a time, 0 for all; Nesterov momentum, decoupled
-    weight decay. `dtype` is that of `orthogonalized`.
+    weight decay. `dtype` is that of `orthogonalized`. Of the processes of a group, which all have the same gradients,
+    each updates some of the matrices, and hands them to the others.
 
     Groups with `by_columns` are cut along their columns instead: in a projection back into the residual stream, a
     head's or a hidden unit's own weights stand there. One step changes a weight by about lr / sqrt(in).
     """
 
     def __init__(self, params: Iterable, lr: float, rows: int, momentum: float = 0.95, weight_decay: float = 0.0,
-                 dtype: torch.dtype = torch.float32):
+                 dtype: torch.dtype = torch.float32, group: "Group | None" = None):
         super().__init__(params, dict(lr=lr, rows=rows, momentum=momentum, weight_decay=weight_decay,
                                       by_columns=False))
-        self.dtype = dtype
+        self.dtype, self.group = dtype, group
+        self.owners = owners([p for some in self.param_groups for p in some["params"]], group.size if group else 1)
         self.batched = any(p.device.type != "cpu" for group in self.param_groups for p in group["params"])
 
     @torch.no_grad()
@@ -79,11 +85,18 @@ class Muon(torch.optim.Optimizer):
                 momentum = self.state[p]["momentum"]
                 momentum.lerp_(p.grad, 1 - group["momentum"])
                 blocks.append(_blocks(p.grad.lerp_(momentum, group["momentum"]), group))
+            if self.group:  # momentum is everybody's, so that a checkpoint has all of it
+                own = [self.owners[p] == self.group.rank for p, _ in some]
+                some, blocks = list(itertools.compress(some, own)), list(itertools.compress(blocks, own))
+                if not some:
+                    continue
             updates = orthogonalized(torch.cat(blocks) if self.batched else blocks[0].contiguous(), self.dtype)
             for (p, group), update in zip(some, updates.split([x.size(0) for x in blocks]), strict=True):
                 scale = (update.size(2) / p.size(1)) ** 0.5
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 _blocks(p, group).sub_(update, alpha=group["lr"] * scale)
+        if self.group:
+            self.group.hand_round(self.owners)
 
     def _together(self) -> Iterable[list[tuple[torch.Tensor, dict[str, Any]]]]:
         """Parameters and their groups, as they are updated together: on a processor one at a time, all that is done to
@@ -93,6 +106,13 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]:
                 alike[_blocks(p, group).shape[1:] if self.batched else p].append((p, group))
         return alike.values()
+
+
+def owners(matrices: list[torch.Tensor], processes: int) -> dict[torch.Tensor, int]:
+    """Which of several processes updates which matrix: each some that follow each other, with about as many weights."""
+    befores = itertools.accumulate((p.numel() for p in matrices), initial=0)
+    total = sum(p.numel() for p in matrices)
+    return {p: int((before + p.numel() / 2) * processes / total) for p, before in zip(matrices, befores, strict=False)}
 
 
 def _blocks(matrix: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:

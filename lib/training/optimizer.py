@@ -1,5 +1,6 @@
 """What moves the weights, and by how much: optimisers and the schedule of their rates."""
 import math
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -7,13 +8,17 @@ from lib.config import RunConfig
 from lib.model.gpt import GPT
 from lib.training.muon import Muon
 
+if TYPE_CHECKING:
+    from lib.training.group import Group
 
-def make_optimizers(model: GPT, config: RunConfig, amp: torch.dtype | None = None) -> list[torch.optim.Optimizer]:
+
+def make_optimizers(model: GPT, config: RunConfig, amp: torch.dtype | None = None,
+                    group: "Group | None" = None) -> list[torch.optim.Optimizer]:
     """The optimisers of a run, each parameter in one of them; every group keeps its peak rate as `peak_lr`.
 
     AdamW (Loshchilov & Hutter, 2019) updates everything, or, with config.optimizer `muon`, all but the matrices of the
     blocks. Weight decay acts on matrices only. The position table of a model that began by looking back stays as it is.
-    `amp` is the machine's.
+    `amp` and `group` are the machine's.
     """
     blocks = [p for p in model.h.parameters() if p.dim() == 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
@@ -27,7 +32,7 @@ def make_optimizers(model: GPT, config: RunConfig, amp: torch.dtype | None = Non
         optimizers.append(Muon([{"params": by_rows}, {"params": by_columns, "by_columns": True}], lr=config.muon_lr,
                                rows=config.muon_rows, weight_decay=config.weight_decay,
                                # float16 is too short for the squares of a normalised matrix's numbers
-                               dtype=torch.bfloat16 if amp is torch.bfloat16 else torch.float32))
+                               dtype=torch.bfloat16 if amp is torch.bfloat16 else torch.float32, group=group))
     else:
         groups.append({"params": blocks})
     optimizers.append(torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2),

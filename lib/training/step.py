@@ -30,7 +30,7 @@ class TrainingStep:
         self.batches = Batches(corpus.tokens, config)
         self.sampled_softmax = SampledSoftmax(corpus.tokens, model.config.vocab_size, config.seed,
                                               machine) if config.sampled_softmax else None
-        self.optimizers = make_optimizers(model, config, machine.amp)
+        self.optimizers = make_optimizers(model, config, machine.amp, machine.group)
         self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.amp is torch.float16)
         self.forward = torch.compile(model) if config.compile else model
         self._fetched = -1, None  # a micro-batch's number, and what it reads
@@ -51,14 +51,7 @@ class TrainingStep:
                 group["lr"] = factor * group["peak_lr"]
         self.model.train()
         self.model.zero_grad(set_to_none=True)  # a step that was interrupted may have left some
-        loss = torch.zeros((), device=self.machine.device)
-        for k in range(step * c.grad_accum, (step + 1) * c.grad_accum):
-            windows, candidates = self._fetched[1] if self._fetched[0] == k else self._fetch(k)
-            with self.machine.autocast():
-                micro_loss = self.forward(windows[:, :-1], windows[:, 1:], candidates=candidates) / c.grad_accum
-            self.scaler.scale(micro_loss).backward()
-            self._fetched = k + 1, self._fetch(k + 1)
-            loss += micro_loss.detach()
+        loss = self.gradients(step)
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip_grad or math.inf)
@@ -71,6 +64,19 @@ class TrainingStep:
         self.model.zero_grad(set_to_none=True)  # their memory is for what comes between two steps
         self._unread.append((step, torch.stack([loss, grad_norm]), factor))
 
+    def gradients(self, step: int) -> torch.Tensor:
+        """Compute the gradients of a step, and return its loss, ()."""
+        A = self.config.grad_accum
+        loss = torch.zeros((), device=self.machine.device)
+        for k in range(step * A, (step + 1) * A):
+            windows, candidates = self._fetched[1] if self._fetched[0] == k else self.fetch(k)
+            with self.machine.autocast():
+                micro_loss = self.forward(windows[:, :-1], windows[:, 1:], candidates=candidates) / A
+            self.scaler.scale(micro_loss).backward()
+            self._fetched = k + 1, self.fetch(k + 1)
+            loss += micro_loss.detach()
+        return loss
+
     def is_read_after(self, steps: int) -> bool:
         """Whether to wait for what so many steps gave: always where that costs nothing, otherwise where a row, a sample
         or a checkpoint is due, and at least every READ_EVERY_SEC, so that a limit in hours is seen in time."""
@@ -79,7 +85,7 @@ class TrainingStep:
                 or time.perf_counter() - self._read_at >= READ_EVERY_SEC
                 or any(steps % every == 0 for every in (c.log_every, c.sample_every, c.save_every)))
 
-    def _fetch(self, k: int) -> tuple[torch.Tensor, Candidates | None]:
+    def fetch(self, k: int) -> tuple[torch.Tensor, Candidates | None]:
         """The windows of micro-batch k, (B, T + 1), and the candidates of its softmax, on the device."""
         step = k // self.config.grad_accum
         return (self.machine.to_device(torch.from_numpy(self.batches.windows(k))),

@@ -5,7 +5,10 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lib.training.group import Group
 
 
 class Stopped(Exception):
@@ -22,8 +25,8 @@ class StopRequest:
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self, stop_file: Path):
-        self.stop_file = stop_file
+    def __init__(self, stop_file: Path, group: "Group | None" = None):
+        self.stop_file, self.group = stop_file, group
         self._signalled = False
         self._before = {}
 
@@ -32,9 +35,12 @@ class StopRequest:
         return self._signalled or self.stop_file.exists()
 
     def check(self) -> None:
-        """Raise Stopped if a stop was asked for."""
+        """Raise Stopped if a stop was asked for; called now and then in what takes long, so the other processes of a
+        group hear that there is no need to worry."""
         if self.requested:
             raise Stopped
+        if self.group:
+            self.group.have_wait()
 
     def _note(self, signum, frame) -> None:
         if self._signalled:

@@ -33,10 +33,10 @@ class Trainer:
     """
 
     def __init__(self, model: GPT, corpus: Corpus, config: RunConfig, run: RunFolder, machine: Machine,
-                 on_log: Callable[[dict[str, Any]], None] = lambda row: None):
+                 on_log: Callable[[dict[str, Any]], None] = lambda row: None, step: type[TrainingStep] = TrainingStep):
         self.model, self.corpus, self.config, self.run, self.machine = model, corpus, config, run, machine
         self.on_log = on_log
-        self.update = TrainingStep(model, corpus, config, machine)
+        self.update = step(model, corpus, config, machine)
         self.prompt = config.prompt or opening(corpus.tokens, config.seq_len)
         self.writer = CheckpointWriter()
         self.progress = Progress(self.update.epoch_steps)
@@ -54,7 +54,7 @@ class Trainer:
         Raises FloatingPointError where the loss or the gradient is no longer finite, OSError where the disk takes
         nothing more; the last checkpoint stays. InputError where another process trains in this folder.
         """
-        with self.run.lock(), StopRequest(self.run.stop_file) as stop:
+        with self.run.lock(), StopRequest(self.run.stop_file, self.machine.group) as stop:
             try:
                 summary = self._train(stop)
             except BaseException as error:

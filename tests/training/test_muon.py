@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lib.model.gpt import new_model
 from lib.training.machine import Machine, prepare_machine
-from lib.training.muon import ITERATIONS, A, B, C, Muon, orthogonalized
+from lib.training.muon import ITERATIONS, A, B, C, Muon, orthogonalized, owners
 from lib.training.step import TrainingStep
 
 
@@ -156,3 +156,13 @@ def test_matrices_of_one_shape_are_updated_together_as_they_are_one_by_one(rows)
     for p, other, weight in zip(together, alone, weights, strict=True):
         torch.testing.assert_close(p, other)
         assert not torch.equal(p, weight)
+
+
+def test_several_processes_have_about_as_much_to_update():
+    blocks = 12 * [(2304, 768), (3072, 768)] + 12 * [(768, 768), (768, 3072)]  # of GPT-2, as an optimiser has them
+    matrices = [torch.empty(shape, device="meta") for shape in blocks]
+    for processes in (1, 2, 3, 8):
+        loads = [0] * processes
+        for matrix, owner in owners(matrices, processes).items():
+            loads[owner] += matrix.numel()
+        assert max(loads) < 1.25 * sum(loads) / processes

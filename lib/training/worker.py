@@ -1,0 +1,54 @@
+"""One of the processes that train a run together, whose folder holds its config.json. Started by torch's launcher:
+
+    torchrun --standalone --nproc_per_node 2 -m lib.training.worker runs/NAME
+"""
+import dataclasses
+import os
+import signal
+import sys
+
+import torch
+
+from lib.config import ROOT
+from lib.model.gpt import new_model
+from lib.runs.checkpoint import load_first
+from lib.runs.folder import RunFolder
+from lib.runs.locate import recorded_amp
+from lib.runs.trained import open_model
+from lib.text.corpus import load_corpus
+from lib.training.group import Group, end_with_ancestors
+from lib.training.machine import prepare_machine
+from lib.training.split import SplitStep, follow
+from lib.training.trainer import Trainer
+
+
+def main(path: str) -> None:
+    """Lead the training of a run, or follow who does."""
+    # a run is stopped through its STOP file; the launcher's signals reach all processes, at different steps
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
+    end_with_ancestors()
+    run = RunFolder(path)
+    config = dataclasses.replace(run.read_config()[0], amp=recorded_amp(run))
+    machine = prepare_machine(config)
+    if machine.device.type == "cuda":
+        machine = dataclasses.replace(machine, device=torch.device("cuda", int(os.environ["LOCAL_RANK"])))
+        torch.cuda.set_device(machine.device)
+    machine = dataclasses.replace(machine, group=Group(machine.device))
+    corpus, model = load_corpus(config), new_model(config, machine.device)
+    if machine.group.rank:
+        step = SplitStep(model, corpus, config, machine)
+        if run.checkpoints():
+            step.load_state_dict(load_first(run.checkpoints(), lambda reason: None)[0])
+        elif config.init_from:
+            model.load_state_dict(open_model(ROOT / config.init_from).model.state_dict())
+        follow(step, corpus.tokens)
+    else:
+        try:
+            Trainer(model, corpus, config, run, machine, step=SplitStep).train()
+        finally:
+            machine.group.say(machine.group.END)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -25,7 +25,7 @@ def test_a_run_folder_of_an_earlier_version_opens():
     last = metrics.index[-1]
     left = 1 - (last - 1 - config.warmup_steps) / (config.steps - config.warmup_steps)
     assert metrics["rate"][last] == pytest.approx(left)  # linear to zero
-    assert len(training_health(run.read_metrics()).axes) == 3
+    assert len(training_health(run.read_metrics(), config.clip_grad).axes) == 3
 
 
 def test_a_checkpoint_with_the_keys_of_another_version_is_refused_by_its_name(config, corpus, machine):

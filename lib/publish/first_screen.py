@@ -15,7 +15,7 @@ from lib.config import InputError, RunConfig
 from lib.runs.folder import RunFolder
 from lib.runs.recall import read_recall
 from lib.show.curve import End, loss_svg
-from lib.show.wording import brief, device, duration, written
+from lib.show.wording import brief, duration, written
 from lib.text.default_text import default_text
 from lib.training.progress import known
 
@@ -139,7 +139,7 @@ def _scale(summary: dict[str, Any], config: RunConfig, facts: dict[str, Any]) ->
     resumed = {0: "", 1: "; resumed once"}.get(len(restarts), f"; resumed {len(restarts)} times")
     return (f"{_count(summary['parameters'])} weights, {begun}; {facts['corpus']['tokens']:,} tokens of text, "
             f"read {written('epochs', summary['epochs'])} times in {duration(summary['elapsed_sec'])} on "
-            f"{device(machine)}, in {machine['precision']}{resumed}.")
+            f"{machine['device']}, in {machine['precision']}{resumed}.")
 
 
 def _sure(loss: float) -> str:

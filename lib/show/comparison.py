@@ -7,7 +7,7 @@ import pandas as pd
 from lib.config import NOT_BEHAVIOUR, RunConfig, relative_to_root
 from lib.runs.folder import RunFolder
 from lib.runs.formats import in_todays_words
-from lib.show.wording import device, label, shown, written
+from lib.show.wording import label, shown, written
 
 # What the course project (ERA V4) that this one grew from published of its run: GPT-2 124M, tiny Shakespeare, stopped
 # on one minibatch
@@ -25,7 +25,7 @@ def leaderboard(runs: list[RunFolder]) -> pd.DataFrame:
         summary = run.read_summary()
         rows.append({"run": relative_to_root(run.path), "state": summary["state"],
                      **{name: summary[name] for name in LEADERBOARD},
-                     "text_tokens": facts["corpus"]["tokens"], "device": device(facts["machine"])})
+                     "text_tokens": facts["corpus"]["tokens"], "device": facts["machine"]["device"]})
     table = pd.DataFrame([*rows, COURSE_RUN], columns=list(rows[0])).sort_values("corpus_loss", kind="stable")
     return pd.DataFrame([shown(row) for row in table.to_dict("records")]).set_index("run")
 

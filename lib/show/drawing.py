@@ -10,11 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from lib.show.curve import apart
-from lib.show.svg import captioned, inline, switch
+from lib.show.svg import FAINT, LINE, captioned, inline, switch
 
-# Okabe & Ito's colours ("Color Universal Design", 2008), and those of words and rules; svg.py has what pages call them
-BLUE, ORANGE, GREEN, SKY, GREY = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#767676"
-INK, FAINT, LINE = "#1B1F24", "#57606A", "#D8DCE1"
 STYLE = {"font.size": 12, "axes.titlesize": 12, "axes.titlelocation": "left", "axes.grid": True, "axes.grid.axis": "y",
          "grid.color": LINE, "axes.edgecolor": LINE, "axes.spines.top": False, "axes.spines.right": False,
          "axes.spines.left": False, "xtick.color": LINE, "xtick.labelcolor": FAINT, "ytick.color": LINE,

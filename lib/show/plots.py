@@ -8,25 +8,9 @@ import pandas as pd
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from lib.show.drawing import (
-    BLUE,
-    FAINT,
-    FOOT,
-    GREEN,
-    GREY,
-    INK,
-    LETTER,
-    LINE_HEIGHT,
-    ORANGE,
-    SKY,
-    house,
-    log,
-    mark,
-    name_below,
-    name_ends,
-    new,
-)
+from lib.show.drawing import FOOT, LETTER, LINE_HEIGHT, house, log, mark, name_below, name_ends, new
 from lib.show.fonts import legible, use
+from lib.show.svg import BLUE, FAINT, GREEN, GREY, INK, ORANGE, SKY
 
 X_LABELS = {"step": "step (updates of the weights)", "tokens": "tokens trained on", "elapsed_sec": "of training"}
 UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))

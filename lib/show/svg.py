@@ -6,8 +6,11 @@ The page names its colours in CSS variables; where it does not, as in JupyterLab
 import html
 import re
 
-COLORS = {"#0072b2": "blue", "#56b4e9": "sky", "#d55e00": "orange", "#009e73": "green", "#767676": "grey",
-          "#1b1f24": "ink", "#57606a": "faint", "#d8dce1": "line"}  # what stands for a variable of the page
+# Okabe & Ito's colours ("Color Universal Design", 2008), and those of words and rules
+BLUE, ORANGE, GREEN, SKY, GREY = "#0072b2", "#d55e00", "#009e73", "#56b4e9", "#767676"
+INK, FAINT, LINE = "#1b1f24", "#57606a", "#d8dce1"
+VARIABLES = {BLUE: "blue", ORANGE: "orange", GREEN: "green", SKY: "sky", GREY: "grey", INK: "ink", FAINT: "faint",
+             LINE: "line"}  # what a page calls them
 OWN = {"ink": "currentColor", "faint": "currentColor", "line": "#8884"}  # fit for light and for dark where it has none
 HIDDEN = "display: none"  # a page with a style for them shows what is for phones
 
@@ -28,7 +31,7 @@ def inline(svg: str, alt: str, narrow: bool) -> str:
 
 
 def _variable(color: str) -> str:
-    name = COLORS.get(color)
+    name = VARIABLES.get(color)
     return f"var(--{name}, {OWN.get(name, color)})" if name else color
 
 

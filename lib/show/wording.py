@@ -1,6 +1,5 @@
 """The figures of a run as people see them: one name and one form for each, wherever it is shown."""
 import math
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -60,11 +59,6 @@ def written(name: str, value: float | str | None) -> str:
 def shown(figures: dict[str, Any]) -> dict[str, str]:
     """Figures as they are written, by what they are called."""
     return {label(name): written(name, value) for name, value in figures.items()}
-
-
-def device(machine: dict[str, Any]) -> str:
-    """What a run was computed on, from what its config.json has, where one thread is "1 threads"."""
-    return re.sub(r"\b1 threads$", "1 thread", machine["device"])
 
 
 def brief(loss: float) -> str:

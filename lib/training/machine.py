@@ -65,7 +65,8 @@ class Machine:
             return torch.cuda.get_device_name(self.device) + several
         if self.device.type == "mps":
             return f"{_processor()}, its GPU"
-        return f"{_processor()}, {torch.get_num_threads()} threads{several}"
+        threads = torch.get_num_threads()
+        return f"{_processor()}, {threads} thread{'s' if threads > 1 else ''}{several}"
 
 
 def _processor() -> str:

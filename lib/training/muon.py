@@ -79,32 +79,33 @@ class Muon(torch.optim.Optimizer):
         """Update every matrix from its gradient, which is used up."""
         for some in self._together():
             blocks = []
-            for p, group in some:
+            for p, settings in some:
                 if not self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)
                 momentum = self.state[p]["momentum"]
-                momentum.lerp_(p.grad, 1 - group["momentum"])
-                blocks.append(_blocks(p.grad.lerp_(momentum, group["momentum"]), group))
+                momentum.lerp_(p.grad, 1 - settings["momentum"])
+                blocks.append(_blocks(p.grad.lerp_(momentum, settings["momentum"]), settings))
             if self.group:  # momentum is everybody's, so that a checkpoint has all of it
                 own = [self.owners[p] == self.group.rank for p, _ in some]
                 some, blocks = list(itertools.compress(some, own)), list(itertools.compress(blocks, own))
                 if not some:
                     continue
             updates = orthogonalized(torch.cat(blocks) if self.batched else blocks[0].contiguous(), self.dtype)
-            for (p, group), update in zip(some, updates.split([x.size(0) for x in blocks]), strict=True):
+            for (p, settings), update in zip(some, updates.split([x.size(0) for x in blocks]), strict=True):
                 scale = (update.size(2) / p.size(1)) ** 0.5
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                _blocks(p, group).sub_(update, alpha=group["lr"] * scale)
+                p.mul_(1 - settings["lr"] * settings["weight_decay"])
+                _blocks(p, settings).sub_(update, alpha=settings["lr"] * scale)
         if self.group:
             self.group.hand_round(self.owners)
 
     def _together(self) -> Iterable[list[tuple[torch.Tensor, dict[str, Any]]]]:
-        """Parameters and their groups, as they are updated together: on a processor one at a time, all that is done to
-        it while its cache has it; elsewhere those with blocks of one shape: a GPU would wait for Python otherwise."""
+        """Parameters and their settings, as they are updated together: on a processor one at a time, all that is done
+        to it while its cache has it; elsewhere those with blocks of one shape: a GPU would wait for Python otherwise.
+        """
         alike = defaultdict(list)
-        for group in self.param_groups:
-            for p in group["params"]:
-                alike[_blocks(p, group).shape[1:] if self.batched else p].append((p, group))
+        for settings in self.param_groups:
+            for p in settings["params"]:
+                alike[_blocks(p, settings).shape[1:] if self.batched else p].append((p, settings))
         return alike.values()
 
 
@@ -115,10 +116,10 @@ def owners(matrices: list[torch.Tensor], processes: int) -> dict[torch.Tensor, i
     return {p: int((before + p.numel() / 2) * processes / total) for p, before in zip(matrices, befores, strict=False)}
 
 
-def _blocks(matrix: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+def _blocks(matrix: torch.Tensor, settings: dict[str, Any]) -> torch.Tensor:
     """A view of a matrix as blocks (n, block, length), cut along its rows or its columns; whole, and the long way."""
-    if not group["rows"]:
+    if not settings["rows"]:
         return (matrix if matrix.size(0) <= matrix.size(1) else matrix.T)[None]
-    if group["by_columns"]:
-        return matrix.view(matrix.size(0), -1, group["rows"]).permute(1, 2, 0)
-    return matrix.view(-1, group["rows"], matrix.size(1))
+    if settings["by_columns"]:
+        return matrix.view(matrix.size(0), -1, settings["rows"]).permute(1, 2, 0)
+    return matrix.view(-1, settings["rows"], matrix.size(1))

@@ -130,6 +130,12 @@ def test_deterministic_asks_torch_for_it_and_ends_with_the_run_that_asked(config
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+@pytest.mark.parametrize("threads, words", [(1, " 1 thread"), (3, " 3 threads")])
+def test_a_processor_is_named_with_its_threads(threads, words, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert Machine(torch.device("cpu"), None).name().endswith(f",{words}")
+
+
 def test_products_are_computed_in_the_precision_that_is_said(config, machine):
     model, idx = new_model(config), torch.arange(64).view(2, 32)
     with machine.autocast():

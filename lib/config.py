@@ -57,7 +57,7 @@ class RunConfig:
     n_embd: Count = 768  # channels of the residual stream
     block_size: Count = 1024  # positions the model has embeddings for
     dropout: Fraction = 0.0  # share of activations dropped in training; 0 memorises fastest
-    init: Literal["gpt2", "look_back"] = "gpt2"  # how weights begin; look_back: heads at the tokens just before
+    init: Literal["gpt2", "look_back", "key_value"] = "gpt2"  # at first: random; heads look back; besides, empty memory
     init_from: str = ""  # begin with the weights of this run or exported folder; empty: random ones
     # a step
     batch_size: Count = 8  # sequences in a micro-batch
@@ -65,7 +65,7 @@ class RunConfig:
     grad_accum: Count = 1  # micro-batches in a step
     sampled_softmax: bool = False  # of tokens the text never has, let 2,048 stand for all; a fifth to a third faster
     # the optimiser
-    optimizer: Literal["adamw", "muon"] = "adamw"  # of the matrices in the blocks; AdamW updates everything else
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"  # of blocks' matrices, AdamW of the rest; sgd: memories alone
     muon_rows: CountOrZero = 64  # rows of a matrix that Muon takes at a time, a head's for instance; 0: all of them
     muon_lr: Positive = 4e-4  # peak learning rate of Muon
     embedding_lr: PositiveOrZero = 0.0  # peak learning rate of the token embeddings; 0: that of the rest
@@ -110,8 +110,8 @@ class RunConfig:
             raise InputError(f"seq_len {self.seq_len} is longer than block_size {self.block_size}: lower --seq_len")
         if self.n_embd % self.n_head:
             raise InputError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}: change one of them")
-        if self.init == "look_back" and (self.n_head < 2 or self.n_embd // self.n_head % 2):
-            raise InputError("--init look_back needs two heads or more, each of an even size: change --n_head")
+        if self.init != "gpt2" and (self.n_head < 2 or self.n_embd // self.n_head % 2):
+            raise InputError(f"--init {self.init} needs two heads or more, each of an even size: change --n_head")
         if self.optimizer == "muon" and self.muon_rows and self.n_embd % self.muon_rows:
             raise InputError(f"n_embd {self.n_embd} is not a multiple of muon_rows {self.muon_rows}: change it")
         if self.processes > self.batch_size * self.grad_accum:
@@ -124,6 +124,11 @@ class RunConfig:
             raise InputError(f"warmup_steps {self.warmup_steps} leaves nothing of steps {self.steps}: lower it")
         if self.randomize_batches:
             object.__setattr__(self, "order", "random")
+
+    @property
+    def memory_parameters(self) -> int:
+        """Weights that the feed-forward layers write with, which are what `sgd` updates."""
+        return self.n_layer * 4 * self.n_embd ** 2
 
     @property
     def tokens_per_step(self) -> int:

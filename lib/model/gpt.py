@@ -11,7 +11,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from lib.config import RunConfig
-from lib.model.start import look_back
+from lib.model.start import STARTS
 
 
 @dataclass(frozen=True)
@@ -188,17 +188,17 @@ class GPT(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
     def num_parameters(self) -> int:
-        """How many numbers are learned."""
+        """How many numbers it has."""
         return sum(p.numel() for p in self.parameters())
 
 
 def new_model(config: RunConfig, device: torch.device | str = "cpu") -> GPT:
-    """A model of a run's shape with random weights, drawn on the processor from config.seed; with config.init
-    `look_back`, attention in its first layer is set to look back."""
+    """A model of a run's shape with random weights, drawn on the processor from config.seed, and what config.init puts
+    into them."""
     torch.manual_seed(config.seed)
     model = shaped_model(config)
-    if config.init == "look_back":
-        look_back(model)
+    if config.init != "gpt2":
+        STARTS[config.init](model)
     return model.to(device)
 
 

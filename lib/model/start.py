@@ -1,10 +1,13 @@
-"""A start at which attention already looks back, in the place of one at which it has to find out how to.
+"""Starts at which a GPT-2 already has what a small text is too short to teach it.
 
 In a small text five tokens of context tell what comes next at most places, eight at nearly all. A GPT-2 that begins at
 random takes many epochs until its heads look at single tokens so near; until then it learns what follows pairs of
-tokens, and where in a window a passage stood. Here head h of the first layer begins by attending to the token h places
-back, its own for head 0. The architecture is GPT-2's, and all else begins as GPT-2 does. Other structures put into
-weights before training: Trockman & Kolter, "Mimetic Initialization of Self-Attention Layers" (2023).
+tokens, and where in a window a passage stood. With `look_back`, head h of the first layer begins by attending to the
+token h places back, its own for head 0. With `key_value`, besides, the feed-forward layers begin as empty memories: a
+hidden unit speaks for few contexts only, and what is to come next can be written for one without a word about the
+others. The architecture is GPT-2's. Other structures put into weights before training: Trockman & Kolter, "Mimetic
+Initialization of Self-Attention Layers" (2023); feed-forward layers as memories: Geva et al., "Transformer Feed-Forward
+Layers Are Key-Value Memories" (2021), and, with sparse keys, Kanerva, "Sparse Distributed Memory" (1988).
 """
 import math
 from pathlib import Path
@@ -17,15 +20,21 @@ from lib.config import RunConfig
 AMPLITUDE = 0.3  # of the position table's waves; tokens begin at 0.02 and grow, and must not drown them
 PEAK = 10.0  # how far the score of the token a head looks for begins above the others
 REST = 0.25  # share of their random start that queries and keys keep
+CODE = 3.0  # std of the channels that hold the context: what memories add to others must not change it by LayerNorm
+SHARP = 10.0  # std of what goes into a hidden unit: so large, GELU is a threshold
+THRESHOLD = 2.8  # of these stds, above which a unit speaks: one in some hundreds does
+LOUD = 8.0  # gains of the last norm, for what the memories say: it is small beside the context
 
 
 def origin(config: RunConfig) -> str:
     """What weights a run begins with, in words."""
     if config.init_from:
         return f"the weights of {Path(config.init_from).name}"
-    if config.init == "look_back":
-        return "random weights, but for the first layer's heads, which are set to look at the tokens just before"
-    return "random weights"
+    return {"gpt2": "random weights",
+            "look_back": "random weights, but for the first layer's heads, which are set to look at the tokens just "
+                         "before",
+            "key_value": "random weights, but for the first layer's heads, which are set to look at the tokens just "
+                         "before, and the feed-forward layers, which are set up as empty memories"}[config.init]
 
 
 @torch.no_grad()
@@ -33,10 +42,10 @@ def look_back(model: nn.Module) -> None:
     """Let head h of the first layer of a new GPT attend to the token h places back.
 
     As many channels as a head has are kept for positions: waves of n = hs / 2 frequencies w, cos(w i) and sin(w i) at
-    position i. Queries copy them and keys turn them by w h, so the score of place j from place i is a sum of
-    cos(w (i - j - h)), which is largest at j = i - h. Nothing but these queries and keys sees a position: elsewhere
-    those channels begin at zero, and so do the gains that norms give to them. The position table itself is not to be
-    trained.
+    position i, less their mean, which LayerNorm would take from all other channels. Queries copy them and keys turn
+    them by w h, so the score of place j from place i is a sum of cos(w (i - j - h)), which is largest at j = i - h.
+    Nothing but these queries and keys sees a position: elsewhere those channels begin at zero, and so do the gains that
+    norms give to them. The position table itself is not to be trained.
     """
     C, n_head = model.config.n_embd, model.config.n_head
     hs = C // n_head
@@ -44,7 +53,8 @@ def look_back(model: nn.Module) -> None:
     w = (torch.arange(n) + torch.rand(n)) * math.pi / n  # one frequency in each n-th part of (0, pi)
     angles = torch.arange(model.config.block_size)[:, None] * w
     model.wpe.weight.zero_()
-    model.wpe.weight[:, places] = AMPLITUDE * torch.cat([angles.cos(), angles.sin()], dim=1)
+    waves = AMPLITUDE * torch.cat([angles.cos(), angles.sin()], dim=1)
+    model.wpe.weight[:, places] = waves - waves.mean(dim=1, keepdim=True)
     model.wte.weight[:, places] = 0
 
     square = ((C - hs) * 0.02 ** 2 + n * AMPLITUDE ** 2) / C  # of a channel, in the mean: ln_1 divides by its root
@@ -63,3 +73,38 @@ def look_back(model: nn.Module) -> None:
     norms = [norm for block in model.h for norm in (block.ln_1, block.ln_2)] + [model.ln_f]
     for norm in norms[1:]:
         norm.weight[places] = 0
+
+
+@torch.no_grad()
+def key_value(model: nn.Module) -> None:
+    """Let a new GPT look back, and its feed-forward layers begin as memories that are empty.
+
+    The first third of the channels holds a code of the context: all that the first layer's heads gather goes there, and
+    hidden units see nothing else. Each speaks where a random projection of the code is above a threshold, so
+    that a context has a few units in every layer, which hardly any other context has. All other channels, but for those
+    of positions, belong to the token table and to what the layers say: `mlp.c_proj`, zero at first, writes there, only
+    the head reads them. The loss then depends on these matrices nearly as on those of a single layer, and one plain
+    gradient step writes what follows a context. Attention of later layers adds nothing. Only `mlp.c_proj` is to be
+    trained.
+    """
+    look_back(model)
+    C, hs = model.config.n_embd, model.config.n_embd // model.config.n_head
+    code, told = slice(0, C // 3), slice(C // 3, C - hs)  # channels; those of positions are the last
+    gathered = model.h[0].attn.c_proj.weight  # (C, C)
+    gathered.zero_()
+    values = 0.02 * (C - hs) ** 0.5  # std of what a head gathers: a value's weights have 0.02, what they see has 1
+    nn.init.normal_(gathered[code], std=CODE / (values * C ** 0.5))
+    model.wte.weight[:, code] = 0
+    loudness = (C / code.stop) ** 0.5  # std of the code behind a norm: it is nearly all there is in the stream
+    for block in model.h:
+        block.ln_2.weight[code.stop:] = 0
+        nn.init.normal_(block.mlp.c_fc.weight, std=SHARP / (loudness * code.stop ** 0.5))
+        nn.init.constant_(block.mlp.c_fc.bias, -THRESHOLD * SHARP)
+        nn.init.zeros_(block.mlp.c_proj.weight)
+    for block in model.h[1:]:
+        nn.init.zeros_(block.attn.c_proj.weight)
+    model.ln_f.weight[code] = 0
+    model.ln_f.weight[told] = LOUD
+
+
+STARTS = {"look_back": look_back, "key_value": key_value}

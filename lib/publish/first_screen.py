@@ -133,8 +133,11 @@ def _known(summary: dict[str, Any]) -> str:
 
 def _scale(summary: dict[str, Any], config: RunConfig, facts: dict[str, Any]) -> str:
     """Weights, tokens, time and machine, in one line."""
-    begun = "begun with those of an earlier run" if config.init_from else "random at first" + (
-        " (the first layer's heads set to look back)" if config.init == "look_back" else "")
+    begun = "begun with those of an earlier run" if config.init_from else "random at first" + {
+        "gpt2": "", "look_back": " (the first layer's heads set to look back)",
+        "key_value": " (heads set to look back, feed-forward layers as empty memories)"}[config.init]
+    if config.optimizer == "sgd":
+        begun += f", of which {_count(config.memory_parameters)} learn"
     machine, restarts = facts["machine"], summary.get("restarts", [])
     resumed = {0: "", 1: "; resumed once"}.get(len(restarts), f"; resumed {len(restarts)} times")
     return (f"{_count(summary['parameters'])} weights, {begun}; {facts['corpus']['tokens']:,} tokens of text, "

@@ -24,6 +24,8 @@ def alerts(metrics: pd.DataFrame, summary: dict[str, Any], config: RunConfig) ->
 
 def leading_rate(config: RunConfig) -> str:
     """The parameter that is the learning rate of most of a run's weights."""
+    if config.optimizer == "sgd":
+        return "lr"
     weights = {"lr": config.block_size * config.n_embd, "muon_lr": 0, "embedding_lr": 0}
     weights["muon_lr" if config.optimizer == "muon" else "lr"] += 12 * config.n_layer * config.n_embd ** 2
     weights["embedding_lr" if config.embedding_lr else "lr"] += 50257 * config.n_embd

@@ -146,8 +146,9 @@ def memory_needed(config: RunConfig, parameters: int, machine: Machine) -> int:
     number = 4 if machine.amp is None else 2
     block = 16 * config.n_embd * number  # kept of a token: two norms, query, key, value, head outputs, 8 C of the MLP
     logits = 50257 * (number + 4 + 4)  # of a token: themselves, their logarithms of probability and their gradients
-    copy = 0 if machine.device.type == "cuda" else 12 * parameters
-    needed = copy + 12 * parameters + config.batch_size * config.seq_len * (config.n_layer * block + logits)
+    learned, moments = (config.memory_parameters, 0) if config.optimizer == "sgd" else (parameters, 2)
+    copy = 0 if machine.device.type == "cuda" else 4 * (parameters + moments * learned)
+    needed = copy + 4 * (1 + moments) * learned + config.batch_size * config.seq_len * (config.n_layer * block + logits)
     return needed * (machine.group.size_here if machine.group and machine.device.type == "cpu" else 1)
 
 

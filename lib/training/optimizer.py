@@ -14,16 +14,21 @@ if TYPE_CHECKING:
 
 def make_optimizers(model: GPT, config: RunConfig, amp: torch.dtype | None = None,
                     group: "Group | None" = None) -> list[torch.optim.Optimizer]:
-    """The optimisers of a run, each parameter in one of them; every group keeps its peak rate as `peak_lr`.
+    """The optimisers of a run, each parameter that learns in one of them; every group keeps its peak rate as `peak_lr`.
 
     AdamW (Loshchilov & Hutter, 2019) updates everything, or, with config.optimizer `muon`, all but the matrices of the
     blocks. Weight decay acts on matrices only. The position table of a model that began by looking back stays as it is.
-    `amp` and `group` are the machine's.
+    With `sgd`, plain gradient steps update what the feed-forward layers write with, and all else stays as it is: where
+    keys move, what was written under them is lost (lib.model.start.key_value). `amp` and `group` are the machine's.
     """
+    if config.optimizer == "sgd":
+        model.requires_grad_(False)
+        memories = [block.mlp.c_proj.weight.requires_grad_() for block in model.h]
+        return _with_peaks([torch.optim.SGD(memories, lr=config.lr, weight_decay=config.weight_decay)])
     blocks = [p for p in model.h.parameters() if p.dim() == 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": [model.wte.weight], "lr": config.embedding_lr or config.lr},
-              {"params": [model.wpe.weight], "lr": 0.0 if config.init == "look_back" else config.lr},
+              {"params": [model.wpe.weight], "lr": config.lr if config.init == "gpt2" else 0.0},
               {"params": vectors, "weight_decay": 0.0}]
     optimizers = []
     if config.optimizer == "muon":
@@ -37,9 +42,13 @@ def make_optimizers(model: GPT, config: RunConfig, amp: torch.dtype | None = Non
         groups.append({"params": blocks})
     optimizers.append(torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2),
                                         weight_decay=config.weight_decay, fused=True))
+    return _with_peaks(optimizers)
+
+
+def _with_peaks(optimizers: list[torch.optim.Optimizer]) -> list[torch.optim.Optimizer]:
     for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
+        for settings in optimizer.param_groups:
+            settings["peak_lr"] = settings["lr"]
     return optimizers
 
 

@@ -1,4 +1,4 @@
-"""A start that looks back does what it says, and is a GPT-2 like any other."""
+"""Starts that look back and that are empty memories do what they say, and are GPT-2s like any other."""
 import pytest
 import torch
 
@@ -7,6 +7,7 @@ from lib.model.gpt import new_model
 from lib.model.inspection import attention_weights
 from lib.model.start import origin
 from lib.presets import preset_config
+from lib.training.optimizer import make_optimizers
 
 SHAPE = dict(n_layer=2, n_head=12, n_embd=768, block_size=256, seq_len=32)
 
@@ -43,9 +44,51 @@ def test_all_else_begins_as_gpt2_does():
     assert ours["h.0.attn.c_proj.weight"].std().item() == pytest.approx(0.02, rel=0.02)
 
 
+@pytest.fixture
+def memory():
+    return new_model(preset_config("tiny", **SHAPE, init="key_value"))
+
+
+def hidden_units(model, idx):
+    """What the hidden units of all layers say for each token of idx (1, T): (T, n_layer * 4 C)."""
+    said = []
+    hooks = [block.mlp.c_proj.register_forward_pre_hook(lambda module, inputs: said.append(inputs[0][0]))
+             for block in model.h]
+    with torch.inference_mode():
+        model(idx)
+    for hook in hooks:
+        hook.remove()
+    return torch.cat(said, dim=1)
+
+
+def test_an_empty_memory_has_a_few_units_for_a_context_wherever_it_stands_and_others_for_others(memory):
+    idx = torch.randint(50257, (1, 60), generator=torch.Generator().manual_seed(0))
+    keys = hidden_units(memory, idx)[30:]
+    assert 0.0005 < (keys > 1).float().mean() < 0.01
+    keys = torch.nn.functional.normalize(keys, dim=1)
+    again = torch.nn.functional.normalize(hidden_units(memory, idx[:, 10:])[20:], dim=1)
+    alike = keys @ again.T
+    assert alike.diagonal().min() > 0.9 and (alike - torch.diag(alike.diagonal())).mean() < 0.05
+
+
+def test_one_plain_step_writes_what_comes_next_and_nothing_else(memory):
+    config = preset_config("tiny", **SHAPE, init="key_value", optimizer="sgd", lr=0.1)
+    windows = torch.randint(5000, (2, 65), generator=torch.Generator().manual_seed(0))
+    before = {name: weight.clone() for name, weight in memory.state_dict().items()}
+    (optimizer,) = make_optimizers(memory, config)
+    memory(windows[:1, :-1], windows[:1, 1:]).backward()
+    optimizer.step()
+    with torch.inference_mode():
+        read, unread = (memory(window[None, :-1], window[None, 1:]).item() for window in windows)
+    assert read < 2 and 10 < unread < 12.5
+    changed = {name for name, weight in memory.state_dict().items() if not torch.equal(weight, before[name])}
+    assert changed == {"h.0.mlp.c_proj.weight", "h.1.mlp.c_proj.weight"}
+
+
 def test_what_a_run_begins_with_is_said():
     assert origin(preset_config("tiny")) == "random weights"
     assert "set to look at the tokens just before" in origin(preset_config("tiny", init="look_back"))
     assert origin(preset_config("tiny", init="look_back", init_from="runs/x")) == "the weights of x"
     with pytest.raises(InputError, match="n_head"):
         preset_config("tiny", init="look_back", n_head=1)
+    assert "empty memories" in origin(preset_config("tiny", init="key_value"))

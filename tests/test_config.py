@@ -112,7 +112,7 @@ def test_a_notebook_prints_the_values_that_its_preset_puts_in_place_of_those_sho
     notebook_config(cell | {"preset": "full", "n_layer": 4, "steps": 9})  # 4 is what the cell shows: not an edit
     line = capsys.readouterr().out
     assert line.startswith("preset full, in place of what the cell shows: ") and line.count("\n") == 1
-    assert "n_layer = 12" in line and "lr = 0.4" in line and ", steps" not in line and "seed" not in line
+    assert "n_layer = 12" in line and "muon_lr = 0.014" in line and ", steps" not in line and "seed" not in line
 
 
 def test_bounds_say_what_they_allow():

@@ -80,10 +80,10 @@ def key_value(model: nn.Module) -> None:
     """Let a new GPT look back, and its feed-forward layers begin as memories that are empty.
 
     The first third of the channels holds a code of the context: all that the first layer's heads gather goes there, and
-    hidden units see nothing else. Each speaks where a random projection of the code is above a threshold, so
-    that a context has a few units in every layer, which hardly any other context has. All other channels, but for those
-    of positions, belong to the token table and to what the layers say: `mlp.c_proj`, zero at first, writes there, only
-    the head reads them. The loss then depends on these matrices nearly as on those of a single layer, and one plain
+    hidden units see nothing else. Each speaks where a random projection of the code is above a threshold, so that a
+    context has a few units in every layer, which hardly any other context has. All other channels, but for those of
+    positions, belong to the token table and to what the layers say: `mlp.c_proj`, zero at first, writes there, and only
+    the head reads it. The loss then depends on these matrices nearly as on those of a single layer, and one plain
     gradient step writes what follows a context. Attention of later layers adds nothing. Only `mlp.c_proj` is to be
     trained.
     """

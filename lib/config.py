@@ -65,7 +65,7 @@ class RunConfig:
     grad_accum: Count = 1  # micro-batches in a step
     sampled_softmax: bool = False  # of tokens the text never has, let 2,048 stand for all; a fifth to a third faster
     # the optimiser
-    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"  # of blocks' matrices, AdamW of the rest; sgd: mlp.c_proj only
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"  # of blocks' matrices, AdamW of the rest; sgd: of MLPs only
     muon_rows: CountOrZero = 64  # rows of a matrix that Muon takes at a time, a head's for instance; 0: all of them
     muon_lr: Positive = 4e-4  # peak learning rate of Muon
     embedding_lr: PositiveOrZero = 0.0  # peak learning rate of the token embeddings; 0: that of the rest
@@ -127,8 +127,8 @@ class RunConfig:
 
     @property
     def memory_parameters(self) -> int:
-        """Weights that the feed-forward layers write with, which are what `sgd` updates."""
-        return self.n_layer * 4 * self.n_embd ** 2
+        """Numbers in the matrices of the feed-forward layers, which are what `sgd` updates."""
+        return self.n_layer * 8 * self.n_embd ** 2
 
     @property
     def tokens_per_step(self) -> int:

@@ -20,9 +20,10 @@ from lib.config import RunConfig
 AMPLITUDE = 0.3  # of the position table's waves; tokens begin at 0.02 and grow, and must not drown them
 PEAK = 10.0  # how far the score of the token a head looks for begins above the others
 REST = 0.25  # share of their random start that queries and keys keep
-CODE = 3.0  # std of the channels that hold the context: what memories add to others must not change it by LayerNorm
+CODE = 1 / 55  # std of the channels that hold the context, for each root of a hidden unit: a learning rate of 1 then
+READ = 1 / 24  # fits models of any size; and gains, for each such root, of the norms that hidden units read it through
 SHARP = 10.0  # std of what goes into a hidden unit: so large, GELU is a threshold
-THRESHOLD = 2.8  # of these stds, above which a unit speaks: one in some hundreds does
+THRESHOLD = 2.3  # of these stds, above which a unit speaks: one in a hundred does
 LOUD = 8.0  # gains of the last norm, for what the memories say: it is small beside the context
 
 
@@ -84,19 +85,25 @@ def key_value(model: nn.Module) -> None:
     context has a few units in every layer, which hardly any other context has. All other channels, but for those of
     positions, belong to the token table and to what the layers say: `mlp.c_proj`, zero at first, writes there, and only
     the head reads it. The loss then depends on these matrices nearly as on those of a single layer, and one plain
-    gradient step writes what follows a context. Attention of later layers adds nothing. Only `mlp.c_proj` is to be
-    trained.
+    gradient step writes what follows a context. Attention of later layers adds nothing.
+
+    Only the matrices of the feed-forward layers are to be trained: `c_proj` learns what to say, `c_fc` to tell apart
+    contexts that share a unit. Were the keys to stay as they are drawn, what is said would be a sum over fixed units,
+    which cannot serve ten times as many tokens as there are units, as in tiny Shakespeare.
     """
     look_back(model)
     C, hs = model.config.n_embd, model.config.n_embd // model.config.n_head
     code, told = slice(0, C // 3), slice(C // 3, C - hs)  # channels; those of positions are the last
+    units = model.config.n_layer * 4 * C
     gathered = model.h[0].attn.c_proj.weight  # (C, C)
     gathered.zero_()
-    values = 0.02 * (C - hs) ** 0.5  # std of what a head gathers: a value's weights have 0.02, what they see has 1
-    nn.init.normal_(gathered[code], std=CODE / (values * C ** 0.5))
+    token, waves = (told.stop - told.start) * 0.02 ** 2, hs / 2 * AMPLITUDE ** 2  # squares of what ln_1 sees, in all
+    values = 0.02 * (C * token / (token + waves)) ** 0.5  # std of what a head gathers: a value's weights have 0.02
+    nn.init.normal_(gathered[code], std=CODE * units ** 0.5 / (values * C ** 0.5))
     model.wte.weight[:, code] = 0
-    loudness = (C / code.stop) ** 0.5  # std of the code behind a norm: it is nearly all there is in the stream
+    loudness = READ * (units * C / code.stop) ** 0.5  # std of the code behind a norm: it is nearly all of the stream
     for block in model.h:
+        block.ln_2.weight[code] = READ * units ** 0.5
         block.ln_2.weight[code.stop:] = 0
         nn.init.normal_(block.mlp.c_fc.weight, std=SHARP / (loudness * code.stop ** 0.5))
         nn.init.constant_(block.mlp.c_fc.bias, -THRESHOLD * SHARP)

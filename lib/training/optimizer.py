@@ -18,12 +18,13 @@ def make_optimizers(model: GPT, config: RunConfig, amp: torch.dtype | None = Non
 
     AdamW (Loshchilov & Hutter, 2019) updates everything, or, with config.optimizer `muon`, all but the matrices of the
     blocks. Weight decay acts on matrices only. The position table of a model that began by looking back stays as it is.
-    With `sgd`, plain gradient steps update what the feed-forward layers write with, and all else stays as it is: where
-    keys move, what was written under them is lost (lib.model.start.key_value). `amp` and `group` are the machine's.
+    With `sgd`, plain gradient steps update the matrices of the feed-forward layers, and all else stays as it is
+    (lib.model.start.key_value). `amp` and `group` are the machine's.
     """
     if config.optimizer == "sgd":
         model.requires_grad_(False)
-        memories = [block.mlp.c_proj.weight.requires_grad_() for block in model.h]
+        memories = [weight.requires_grad_() for block in model.h for weight in block.mlp.parameters()
+                    if weight.dim() == 2]
         return _with_peaks([torch.optim.SGD(memories, lr=config.lr, weight_decay=config.weight_decay)])
     blocks = [p for p in model.h.parameters() if p.dim() == 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]

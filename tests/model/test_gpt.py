@@ -28,6 +28,21 @@ def test_the_default_shape_has_124_439_808_parameters(gpt2):
     assert gpt2.num_parameters() == 124_439_808
 
 
+def test_attention_that_adds_nothing_and_does_not_learn_is_not_computed(small):
+    for block in small.h[1:]:
+        torch.nn.init.zeros_(block.attn.c_proj.weight)
+        torch.nn.init.normal_(block.attn.c_proj.bias)
+    idx = torch.randint(300, (2, 40), generator=torch.Generator().manual_seed(0))
+    computed = small(idx)
+    layers = []
+    for layer, block in enumerate(small.h):
+        block.attn.c_attn.register_forward_hook(lambda *_, layer=layer: layers.append(layer))
+    assert torch.equal(small.requires_grad_(False)(idx), computed) and layers == [0]
+    small.h[2].attn.c_proj.weight.requires_grad_()
+    small(idx).sum().backward()
+    assert layers == [0, 0, 2] and small.h[2].attn.c_proj.weight.grad.abs().sum() > 0
+
+
 def test_weights_start_as_gpt2s_do(gpt2):
     for name, p in gpt2.named_parameters():
         if name.endswith("c_proj.weight"):

@@ -3,8 +3,9 @@
     python benchmarks/flops.py docs/default_run [runs/NAME ...]          some seconds each
 
 torch counts them, two for a multiplication and an addition of a matrix product and none for anything else, in steps of
-this project's own on tensors that have shapes but no numbers.
+this project's own, on tensors that have shapes but no numbers where that can be.
 """
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lib.config import RunConfig
-from lib.model.gpt import shaped_model
+from lib.model.gpt import new_model, shaped_model
 from lib.runs.folder import RunFolder
 from lib.runs.locate import recorded_amp
 from lib.text.corpus import Corpus, load_corpus
@@ -34,9 +35,12 @@ def flops(work: Callable[[], None]) -> int:
 def step_flops(config: RunConfig, corpus: Corpus, amp: torch.dtype | None) -> tuple[int, int, int]:
     """The FLOPs of one of a run's first steps, of a later one, and of the optimiser in either. `amp`, the machine's,
     chooses the form of Muon."""
+    frozen = config.optimizer == "sgd"  # then what is computed depends on the weights, and tensors need their numbers
     # the kernels of attention are not counted, plain products are
-    with FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH):
-        step = TrainingStep(shaped_model(config), corpus, config, Machine(torch.device("cpu"), amp))
+    with (contextlib.nullcontext() if frozen else FakeTensorMode(allow_non_fake_inputs=True),
+          sdpa_kernel(SDPBackend.MATH)):
+        model = new_model(config) if frozen else shaped_model(config)
+        step = TrainingStep(model, corpus, config, Machine(torch.device("cpu"), amp))
         first, later = flops(lambda: step(0)), flops(lambda: step(FIRST_STEPS))
         step.optimizers = []
         return first, later, later - flops(lambda: step(FIRST_STEPS))

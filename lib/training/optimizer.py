@@ -18,13 +18,16 @@ def make_optimizers(model: GPT, config: RunConfig, amp: torch.dtype | None = Non
 
     AdamW (Loshchilov & Hutter, 2019) updates everything, or, with config.optimizer `muon`, all but the matrices of the
     blocks. Weight decay acts on matrices only. The position table of a model that began by looking back stays as it is.
-    With `sgd`, plain gradient steps update the matrices of the feed-forward layers, and all else stays as it is
-    (lib.model.start.key_value). `amp` and `group` are the machine's.
+    With `sgd`, plain gradient steps update the matrices of the feed-forward layers, which write where the head reads
+    and nowhere else; all else stays as it is (lib.model.start.key_value). `amp` and `group` are the machine's.
     """
     if config.optimizer == "sgd":
         model.requires_grad_(False)
         memories = [weight.requires_grad_() for block in model.h for weight in block.mlp.parameters()
                     if weight.dim() == 2]
+        read = (model.ln_f.weight != 0)[:, None]
+        for block in model.h:
+            block.mlp.c_proj.weight.register_hook(lambda grad: grad * read)
         return _with_peaks([torch.optim.SGD(memories, lr=config.lr, weight_decay=config.weight_decay)])
     blocks = [p for p in model.h.parameters() if p.dim() == 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]

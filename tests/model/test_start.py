@@ -90,6 +90,8 @@ def test_one_plain_step_writes_what_comes_next_and_nothing_else(memory):
     assert read < 2 and 10 < unread < 12.5
     # once something is written, its keys learn as well
     assert changed_by_a_step_on(windows[1]) == values | {"h.0.mlp.c_fc.weight", "h.1.mlp.c_fc.weight"}
+    written = memory.h[0].mlp.c_proj.weight.abs().sum(dim=1) > 0
+    assert torch.equal(written, memory.ln_f.weight != 0)  # the code, by which others look up, stays as it is
 
 
 def test_what_a_run_begins_with_is_said():

@@ -1,4 +1,4 @@
-"""How memories of a given load learn a text: recipes for --preset full, tried in minutes.
+"""How memories of a given load learn a text: recipes for --init key_value, tried in minutes.
 
     python benchmarks/memories.py                 as many tokens for a unit as in tiny Shakespeare
     python benchmarks/memories.py --units 36864 --tokens 338025 --keys 1.8 --values 0.7
@@ -29,7 +29,7 @@ SHARP = 10.0
 class Recipe:
     """What may be tried."""
 
-    input_file: str = preset_config("full").input_file
+    input_file: str = preset_config("plain").input_file
     tokens: int = 56_000  # of the text, the first
     units: int = 6144
     threshold: float = 2.3  # standard deviations above which a unit speaks
@@ -91,7 +91,7 @@ def _sparse(rows: torch.Tensor, columns: torch.Tensor, values: torch.Tensor, hei
 
 
 def main(recipe: Recipe) -> None:
-    tokens = torch.from_numpy(load_corpus(preset_config("full", input_file=recipe.input_file)).tokens[:recipe.tokens]
+    tokens = torch.from_numpy(load_corpus(preset_config("plain", input_file=recipe.input_file)).tokens[:recipe.tokens]
                               .astype("int64")).unique(return_inverse=True)[1]
     memories, step, begin = Memories(tokens, recipe), 0, time.perf_counter()
     draw = torch.Generator().manual_seed(recipe.seed)

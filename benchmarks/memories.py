@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 import tyro
 
+from lib.model.start import SHARP, THRESHOLD
 from lib.presets import preset_config
 from lib.text.corpus import load_corpus
 
@@ -22,7 +23,6 @@ CODE, HEAD, TOLD, TABLE = 256, 64, 448, 704  # channels: of it, of a head, of wh
 WINDOW, MEASURED = 1024, 8
 LOUD = 4.6  # what the last norm makes of the told, and of the code, which is nearly all that it sees
 SQUARE = 3.0  # a channel of the stream, squared, in the mean
-SHARP = 10.0
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Recipe:
     input_file: str = preset_config("plain").input_file
     tokens: int = 56_000  # of the text, the first
     units: int = 6144
-    threshold: float = 2.3  # standard deviations above which a unit speaks
+    threshold: float = THRESHOLD  # standard deviations above which a unit speaks
     values: float = 4.4  # learning rate of what units say
     keys: float = 0.32  # learning rate of what they hear
     warmup_steps: int = 16

@@ -105,8 +105,8 @@ class CausalSelfAttention(nn.Module):
         return self.resid_dropout(self.c_proj(y))
 
     def _adds_nothing(self) -> bool:
-        """Whether what is gathered counts for nothing and does not learn to: then it need not be computed, a third of a
-        step. A GPU, for which it costs little, would have to be waited for."""
+        """Whether what is gathered counts for nothing and does not learn to: then it need not be computed, more than a
+        quarter of a step. A GPU, for which it costs little, would have to be waited for."""
         weight = self.c_proj.weight
         return not weight.requires_grad and weight.device.type == "cpu" and not weight.any()
 

@@ -23,10 +23,9 @@ def make_optimizers(model: GPT, config: RunConfig, amp: torch.dtype | None = Non
     """
     if config.optimizer == "sgd":
         model.requires_grad_(False)
-        memories = [weight.requires_grad_() for block in model.h for weight in block.mlp.parameters()
-                    if weight.dim() == 2]
-        read = (model.ln_f.weight != 0)[:, None]
+        read, memories = (model.ln_f.weight != 0)[:, None], []
         for block in model.h:
+            memories += [block.mlp.c_fc.weight.requires_grad_(), block.mlp.c_proj.weight.requires_grad_()]
             block.mlp.c_proj.weight.register_hook(lambda grad: grad * read)
         return _with_peaks([torch.optim.SGD(memories, lr=config.lr, weight_decay=config.weight_decay)])
     blocks = [p for p in model.h.parameters() if p.dim() == 2]

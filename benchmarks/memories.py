@@ -1,7 +1,7 @@
 """How memories of a given load learn a text: recipes for --init key_value, tried in minutes.
 
     python benchmarks/memories.py                 as many tokens for a unit as in tiny Shakespeare
-    python benchmarks/memories.py --units 36864 --tokens 338025 --keys 1.8 --values 0.7
+    python benchmarks/memories.py --units 36864 --tokens 338025 --keys 0.95 --values 0.36
 
 What lib.model.start.key_value begins with, without all else: a code of the last twelve tokens, units that speak where a
 projection of it is above a threshold, and what they say, by plain gradient steps on both. Units say nothing of most
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 import tyro
 
-from lib.model.start import SHARP, THRESHOLD
+from lib.model.start import NEARER, SHARP, THRESHOLD
 from lib.presets import preset_config
 from lib.text.corpus import load_corpus
 
@@ -33,8 +33,10 @@ class Recipe:
     tokens: int = 56_000  # of the text, the first
     units: int = 6144
     threshold: float = THRESHOLD  # standard deviations above which a unit speaks
-    values: float = 4.4  # learning rate of what units say
-    keys: float = 0.32  # learning rate of what they hear
+    values: float = 2.2  # learning rate of what units say
+    keys: float = 0.16  # learning rate of what they hear
+    nearer: float = NEARER  # what the token before counts in the code, as a share
+    rare: bool = True  # rare tokens count more than frequent ones
     warmup_steps: int = 16
     epochs: int = 4
     seed: int = 0
@@ -43,15 +45,17 @@ class Recipe:
 class Memories:
     """The weights: `keys` (units, CODE) and `said` (units, TOLD)."""
 
-    def __init__(self, tokens: torch.Tensor, recipe: Recipe):
+    def __init__(self, known: torch.Tensor, recipe: Recipe):
+        """`known` (n,) are the ids of the tokens that the text has, which are 0 to n - 1 here."""
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
-        known = int(tokens.max()) + 1
-        table = torch.randn(known, TABLE)
-        # (known, CODE) for each place back: a head's value of a token, and where it goes
+        table = torch.randn(len(known), TABLE)
+        if recipe.rare:
+            table *= (known[:, None] + 1).log()
+        # (n, CODE) for each place back: a head's value of a token, and where it goes
         self.parts = [table @ torch.randn(TABLE, HEAD) @ torch.randn(HEAD, CODE) / (TABLE * HEAD) ** 0.5
-                      for _ in range(BACK)]
-        self.head = torch.randn(TOLD, known) * 0.02
+                      * recipe.nearer ** back for back in range(BACK)]
+        self.head = torch.randn(TOLD, len(known)) * 0.02
         self.keys = torch.randn(recipe.units, CODE) / CODE ** 0.5
         self.said = torch.zeros(recipe.units, TOLD)
 
@@ -91,9 +95,9 @@ def _sparse(rows: torch.Tensor, columns: torch.Tensor, values: torch.Tensor, hei
 
 
 def main(recipe: Recipe) -> None:
-    tokens = torch.from_numpy(load_corpus(preset_config("plain", input_file=recipe.input_file)).tokens[:recipe.tokens]
-                              .astype("int64")).unique(return_inverse=True)[1]
-    memories, step, begin = Memories(tokens, recipe), 0, time.perf_counter()
+    text = load_corpus(preset_config("plain", input_file=recipe.input_file)).tokens[:recipe.tokens]
+    known, tokens = torch.from_numpy(text.astype("int64")).unique(return_inverse=True)
+    memories, step, begin = Memories(known, recipe), 0, time.perf_counter()
     draw = torch.Generator().manual_seed(recipe.seed)
     measured = torch.randint(len(tokens) - WINDOW, (MEASURED,), generator=draw).tolist()
     for epoch in range(recipe.epochs):

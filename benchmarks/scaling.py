@@ -1,6 +1,6 @@
 """What a step takes in one process and in several, and its parts: what benchmarks/scaling.md reckons with.
 
-    python benchmarks/scaling.py                                                one process; the steps of --preset full
+    python benchmarks/scaling.py                                                one process; large steps of Muon
     torchrun --standalone --nproc_per_node 2 benchmarks/scaling.py              two
     python benchmarks/scaling.py --batch_size 2 --amp off                       any parameter may be another one
 """
@@ -25,6 +25,7 @@ from lib.training.split import SplitStep, follow
 from lib.training.step import TrainingStep
 
 ROUNDS = 3
+LARGE_STEPS = preset_config("plain", batch_size=16, sampled_softmax=True, optimizer="muon", muon_rows=0)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -56,7 +57,7 @@ def several_processes(step: SplitStep, tokens) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    config = tyro.cli(RunConfig, default=preset_config("full"), args=arguments, use_underscores=True)
+    config = tyro.cli(RunConfig, default=LARGE_STEPS, args=arguments, use_underscores=True)
     machine, corpus = prepare_machine(config), load_corpus(config)
     if "RANK" in os.environ:
         machine = dataclasses.replace(machine, group=Group(machine.device))

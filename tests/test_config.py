@@ -109,10 +109,10 @@ def test_a_notebook_prints_the_values_that_its_preset_puts_in_place_of_those_sho
     for preset in ("notebook", "given"):
         notebook_config(cell | {"preset": preset, "steps": 7})
     assert capsys.readouterr().out == ""
-    notebook_config(cell | {"preset": "full", "n_layer": 4, "steps": 9})  # 4 is what the cell shows: not an edit
+    notebook_config(cell | {"preset": "full", "n_layer": 4, "steps": 99})  # 4 is what the cell shows: not an edit
     line = capsys.readouterr().out
     assert line.startswith("preset full, in place of what the cell shows: ") and line.count("\n") == 1
-    assert "n_layer = 12" in line and "muon_lr = 0.014" in line and ", steps" not in line and "seed" not in line
+    assert "n_layer = 12" in line and "optimizer = 'sgd'" in line and ", steps" not in line and "seed" not in line
 
 
 def test_bounds_say_what_they_allow():

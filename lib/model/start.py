@@ -20,8 +20,10 @@ from lib.config import RunConfig
 AMPLITUDE = 0.3  # of the position table's waves; tokens begin at 0.02 and grow, and must not drown them
 PEAK = 10.0  # how far the score of the token a head looks for begins above the others
 REST = 0.25  # share of their random start that queries and keys keep
-CODE = 1 / 55  # std of the channels that hold the context, for each root of a hidden unit: a learning rate of 1 then
-READ = 1 / 24  # fits models of any size; and gains, for each such root, of the norms that hidden units read it through
+CODE = 1 / 39  # std of the channels that hold the context, for each root of a hidden unit: a learning rate of 1 then
+READ = 1 / 34  # fits models of any size; and gains, for each such root, of the norms that hidden units read it through
+USUAL = 1000  # id of a token that counts 1 in the code
+NEARER = 0.85  # what the token before counts there, as a share
 SHARP = 10.0  # std of what goes into a hidden unit: so large, GELU is a threshold
 THRESHOLD = 2.3  # of these stds, above which a unit speaks: one in a hundred does
 LOUD = 8.0  # gains of the last norm, for what the memories say: it is small beside the context
@@ -82,10 +84,12 @@ def key_value(model: nn.Module) -> None:
 
     The first third of the channels holds a code of the context: all that the first layer's heads gather goes there, and
     hidden units see nothing else. Each speaks where a random projection of the code is above a threshold, so that a
-    context has a few units in every layer, which hardly any other context has. All other channels, but for those of
-    positions, belong to the token table and to what the layers say: `mlp.c_proj`, zero at first, writes there, and only
-    the head reads it. The loss then depends on these matrices nearly as on those of a single layer, and one plain
-    gradient step writes what follows a context. Attention of later layers adds nothing.
+    context has a few units in every layer, which hardly any other context has. What tells most counts most in the code:
+    rare tokens, for contexts are told apart by few of theirs if a fifth of them are commas and new lines, and near ones,
+    for at the beginning of a window there are no others. All other channels, but for those of positions, belong to the
+    token table and to what the layers say: `mlp.c_proj`, zero at first, writes there, and only the head reads it. The
+    loss then depends on these matrices nearly as on those of a single layer, and one plain gradient step writes what
+    follows a context. Attention of later layers adds nothing.
 
     Only the matrices of the feed-forward layers are to be trained: `c_proj` learns what to say, `c_fc` to tell apart
     contexts that share a unit. Were the keys to stay as they are drawn, what is said would be a sum over fixed units,
@@ -95,12 +99,15 @@ def key_value(model: nn.Module) -> None:
     C, hs = model.config.n_embd, model.config.n_embd // model.config.n_head
     code, told = slice(0, C // 3), slice(C // 3, C - hs)  # channels; those of positions are the last
     units = model.config.n_layer * 4 * C
-    gathered = model.h[0].attn.c_proj.weight  # (C, C)
+    counts = torch.arange(1, len(model.wte.weight) + 1).log() / math.log(USUAL)  # ids go from frequent to rare
+    model.wte.weight[:, code] *= counts[:, None]
+    gather, gathered = model.h[0].attn.c_attn.weight[2 * C:], model.h[0].attn.c_proj.weight  # (C, C) each
+    gather[:, told] = 0
+    share = code.stop * 0.02 ** 2 / ((C - hs) * 0.02 ** 2 + hs / 2 * AMPLITUDE ** 2)  # of the squares that ln_1 sees
+    near = NEARER ** torch.arange(model.config.n_head).repeat_interleave(hs)  # (C,)
     gathered.zero_()
-    token, waves = (told.stop - told.start) * 0.02 ** 2, hs / 2 * AMPLITUDE ** 2  # squares of what ln_1 sees, in all
-    values = 0.02 * (C * token / (token + waves)) ** 0.5  # std of what a head gathers: a value's weights have 0.02
-    nn.init.normal_(gathered[code], std=CODE * units ** 0.5 / (values * C ** 0.5))
-    model.wte.weight[:, code] = 0
+    nn.init.normal_(gathered[code], std=CODE * (units / (share * C * near.square().sum())) ** 0.5 / 0.02)
+    gathered *= near
     loudness = READ * (units * C / code.stop) ** 0.5  # std of the code behind a norm: it is nearly all of the stream
     for block in model.h:
         block.ln_2.weight[code] = READ * units ** 0.5

@@ -35,7 +35,7 @@ def test_a_plateau_without_a_target_is_told_of_none():
 
 
 @pytest.mark.parametrize(("preset", "rate", "changes"), [
-    ("excerpt", "muon_lr", {}), ("full", "muon_lr", {}), ("plain", "lr", {}), ("notebook", "embedding_lr", {}),
+    ("excerpt", "muon_lr", {}), ("full", "lr", {}), ("plain", "lr", {}), ("notebook", "embedding_lr", {}),
     ("tiny", "lr", {}), ("tiny", "embedding_lr", {"embedding_lr": 5e-3}), ("tiny", "lr", {"optimizer": "muon"}),
 ])
 def test_the_advice_names_the_rate_of_most_weights(preset, rate, changes):

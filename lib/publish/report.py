@@ -56,7 +56,7 @@ def page_of(notebook: nbformat.NotebookNode, screen: dict[str, Any]) -> str:
 
 def presented(chapter: nbformat.NotebookNode, parameters: str = "") -> nbformat.NotebookNode:
     """A chapter as it stands on a page: headings below the page's title and without a number, parameters as this HTML
-    in place of the cells that hold them."""
+    in place of the cells that hold them, nothing behind a cell that failed."""
     chapter = copy.deepcopy(chapter)
     cells = [cell for cell in chapter.cells
              if not {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", []))]
@@ -65,6 +65,11 @@ def presented(chapter: nbformat.NotebookNode, parameters: str = "") -> nbformat.
             cell.source = re.sub(r"\A(#+ )(\d+ · )?", r"#\1", cell.source)
         else:  # what was renewed all the time stands on the first screen and in the results
             cell.outputs = [output for output in cell.outputs if not output.get("metadata", {}).get("live")]
+    for place, cell in enumerate(cells):
+        if any(output.output_type == "error" for output in cell.get("outputs", [])):
+            cells[place + 1:] = [nbformat.v4.new_markdown_cell(
+                '<p class="how">The rest of this chapter was not executed.</p>')]
+            break
     if parameters:
         cells.insert(1, nbformat.v4.new_markdown_cell(parameters))
     if commit := chapter.metadata.get("code", {}).get("commit"):  # chapters may be of several: a run can be resumed

@@ -19,7 +19,7 @@ from lib.training.machine import Machine
 from lib.training.progress import Progress
 
 SMALL = 100_000  # tokens of text up to which four passes decide; beyond it two, for each of them takes minutes
-LOOK = 32  # windows that a look reads, or half of a short text's
+LOOK = 8192  # tokens that a look reads, or half of a short text
 
 
 def deciding_cuts(config: RunConfig, text_tokens: int) -> tuple[int, ...]:
@@ -103,8 +103,8 @@ def is_look_due(progress: Progress) -> bool:
 
 
 def windows_of_a_look(text_tokens: int, config: RunConfig) -> int:
-    """How many windows a look reads: half of a short text's, at least 4."""
-    return min(LOOK, max(4, text_tokens // config.seq_len // 2))
+    """How many windows a look reads, at least 4."""
+    return max(4, min(LOOK, text_tokens // 2) // config.seq_len)
 
 
 @torch.no_grad()  # in inference mode autocast casts the weights at each use

@@ -92,7 +92,7 @@ def test_a_look_casts_the_weights_once(config, corpus):
 
 
 def test_the_next_look_is_where_a_steady_fall_meets_the_target(config):
-    config = dataclasses.replace(config, target_loss=0.1)
+    config = dataclasses.replace(config, target_loss=0.1, batch_size=8)  # an eighth of an epoch is longer than a look
     p = Progress(epoch_steps=400)
     assert not is_look_due(p)  # before the text was read once
     p.step = 400

@@ -57,8 +57,9 @@ def _with_peaks(optimizers: list[torch.optim.Optimizer]) -> list[torch.optim.Opt
 
 def rate_factor(step: int, config: RunConfig) -> float:
     """The share of its peak that a learning rate has at update number `step`, counted from 0: a linear rise to 1, then
-    the schedule."""
+    the schedule. `wsd`, warm-up, stable, decay (Hu et al., "MiniCPM", 2024), stays at 1 but for the last fifth."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     done = (step - config.warmup_steps) / (config.steps - config.warmup_steps)
-    return {"constant": 1.0, "cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done}[config.lr_schedule]
+    return {"constant": 1.0, "cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done,
+            "wsd": min(1.0, (1 - done) / 0.2)}[config.lr_schedule]

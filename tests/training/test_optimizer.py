@@ -34,3 +34,9 @@ def test_every_parameter_is_updated_by_one_group_with_its_rate_and_decay(config,
 def test_rates_rise_and_follow_their_schedule(schedule, factors):
     config = preset_config("tiny", warmup_steps=2, steps=6, lr_schedule=schedule)
     assert [rate_factor(step, config) for step in range(6)] == pytest.approx(factors)
+
+
+def test_wsd_is_constant_but_for_its_last_fifth():
+    config = preset_config("tiny", warmup_steps=2, steps=12, lr_schedule="wsd")
+    assert [rate_factor(step, config) for step in (0, 1, 10, 11)] == pytest.approx([0.5, 1, 1, 0.5])
+    assert {rate_factor(step, config) for step in range(1, 10)} == {1.0}

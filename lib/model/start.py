@@ -85,11 +85,11 @@ def key_value(model: nn.Module) -> None:
     The first third of the channels holds a code of the context: all that the first layer's heads gather goes there, and
     hidden units see nothing else. Each speaks where a random projection of the code is above a threshold, so that a
     context has a few units in every layer, which hardly any other context has. What tells most counts most in the code:
-    rare tokens, for contexts are told apart by few of theirs if a fifth of them are commas and new lines, and near ones,
-    for at the beginning of a window there are no others. All other channels, but for those of positions, belong to the
-    token table and to what the layers say: `mlp.c_proj`, zero at first, writes there, and only the head reads it. The
-    loss then depends on these matrices nearly as on those of a single layer, and one plain gradient step writes what
-    follows a context. Attention of later layers adds nothing.
+    rare tokens, for commas and line breaks stand in all contexts, and near ones, for at the beginning of a window there
+    are no others. All other channels, but for those of positions, belong to the token table and to what the layers say:
+    `mlp.c_proj`, zero at first, writes there, and only the head reads it. The loss then depends on these matrices
+    nearly as on those of a single layer, and one plain gradient step writes what follows a context. Attention of later
+    layers adds nothing.
 
     Only the matrices of the feed-forward layers are to be trained: `c_proj` learns what to say, `c_fc` to tell apart
     contexts that share a unit. Were the keys to stay as they are drawn, what is said would be a sum over fixed units,

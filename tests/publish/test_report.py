@@ -47,8 +47,9 @@ def test_a_traceback_has_the_pages_own_colour():
 def test_nothing_stands_behind_a_cell_that_failed_but_that_the_rest_was_not_executed():
     v4 = nbformat.v4
     error = v4.new_output("error", ename="ValueError", evalue="no", traceback=["ValueError: no"])
-    chapter = v4.new_notebook(cells=[v4.new_markdown_cell("# 4 · Results"), v4.new_code_cell("fails()", outputs=[error]),
-                                     v4.new_markdown_cell("## What was memorised"), v4.new_code_cell("recite()")])
+    cells = [v4.new_markdown_cell("# 4 · Results"), v4.new_code_cell("fails()", outputs=[error]),
+             v4.new_markdown_cell("## What was memorised"), v4.new_code_cell("recite()")]
+    chapter = v4.new_notebook(cells=cells)
     shown = presented(chapter).cells
     assert [cell.source for cell in shown] == ["## Results", "fails()",
                                                '<p class="how">The rest of this chapter was not executed.</p>']

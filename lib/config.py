@@ -71,7 +71,7 @@ class RunConfig:
     embedding_lr: PositiveOrZero = 0.0  # peak learning rate of the token embeddings; 0: that of the rest
     lr: Positive = 3e-4  # peak learning rate of the rest
     warmup_steps: CountOrZero = 0  # steps over which the learning rate rises to its peak
-    lr_schedule: Literal["constant", "cosine", "linear", "wsd"] = "constant"  # to 0 at --steps; wsd: last fifth
+    lr_schedule: Literal["constant", "cosine", "linear", "wsd"] = "constant"  # others to 0 at --steps; wsd: last fifth
     weight_decay: PositiveOrZero = 0.0  # decoupled, on matrices only
     beta1: Fraction = 0.9  # decay of AdamW's mean of gradients
     beta2: Fraction = 0.95  # decay of AdamW's mean of squared gradients

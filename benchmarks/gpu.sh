@@ -53,8 +53,8 @@ print("commit", code["commit"], "with changes" if code["dirty"] else "")
 print(subprocess.run(["nvidia-smi", "--query-gpu=driver_version,memory.total,clocks.max.sm,power.limit", "--format=csv"],
                      capture_output=True, text=True).stdout, end="")'
 part "Tests" 150 "$python" -m pytest -q -s -n 0 -p no:cacheprovider -o addopts=-ra tests/gpu
-part "A step of 4 x 128 tokens" 60 "$python" benchmarks/step.py
-part "A step of 16 x 256 tokens" 60 "$python" benchmarks/step.py --batch_size 16 --seq_len 256
+part "A step of 4 x 128 tokens" 150 "$python" benchmarks/step.py
+part "A step of 16 x 256 tokens" 150 "$python" benchmarks/step.py --batch_size 16 --seq_len 256
 part "The preset full, to its target" 170 "$python" -c '
 import sys
 from lib.model.gpt import new_model

@@ -1,5 +1,4 @@
 """The whole thing as a person starts it: one command, its files, its report, its exit code."""
-import contextlib
 import csv
 import dataclasses
 import html.parser
@@ -8,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -25,6 +25,7 @@ from lib.publish.index import write_index
 from lib.publish.notebooks import run_notebook
 from lib.publish.readme import NAMES
 from lib.publish.report import CHAPTERS, PAGE
+from lib.runs.checkpoint import load_checkpoint
 from lib.runs.folder import RunFolder
 from lib.runs.locate import open_run, recorded_amp
 from lib.runs.recall import read_recall
@@ -155,22 +156,26 @@ def test_the_report_is_a_notebook_too(finished):
     nbformat.validate(report)
 
 
-def test_a_terminal_shows_a_bar_and_no_terminal_none(finished, tmp_path):
-    parent, child = pytest.importorskip("pty").openpty()
-    command = [sys.executable, ROOT / "run_training.py", "--preset", "tiny", "--steps", "3000", "--target_loss", "2",
-               "--out_dir", str(tmp_path / "run")]
+@pytest.mark.skipif(os.name == "nt", reason="no pseudo-terminals")
+def test_a_terminal_shows_a_bar_and_no_terminal_none_and_a_closed_one_stops_the_run(finished, tmp_path):
+    parent, child = os.openpty()
+    run = RunFolder(tmp_path / "run")
+    command = [sys.executable, ROOT / "run_training.py", "--preset", "tiny", "--steps", "100000", "--target_loss", "1",
+               "--out_dir", run.path]
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "150"}
     process = subprocess.Popen(command, stdout=child, stderr=child, cwd=ROOT, env=environment, close_fds=True)
     os.close(child)
-    shown = b""
-    with contextlib.suppress(OSError):  # the other end is closed
-        while part := os.read(parent, 65536):
-            shown += part
+    shown = text = ""
+    while not re.search(r"step +\d+/100000 .*mean loss \d\.\d+, target 1 in some \d+ min", text):
+        shown += os.read(parent, 65536).decode(errors="replace")
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+    assert "step     1 | loss " in text
     os.close(parent)
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
-    assert process.wait() == 0, text
-    assert re.search(r"step +\d+/3000 .*mean loss \d\.\d+, target 2 in some \d+ min", text)
-    assert "step     1 | loss " in text and "Target reached" in text
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=120) == 130
+    summary = run.read_summary()
+    assert summary["state"] == "stopped" and summary["verdict"] in run.report.read_text()
+    assert load_checkpoint(run.last_checkpoint)["progress"]["step"] == summary["step"]
     assert "/400 " not in finished[1].stdout and "\x1b" not in finished[1].stdout
 
 
@@ -382,18 +387,6 @@ def test_a_preset_is_not_given_beside_a_run_to_go_on_with(finished):
     assert run.config_file.read_bytes() == before
 
 
-def test_a_run_without_a_target_ends_at_its_steps_and_shows_none(tmp_path):
-    run = RunFolder(tmp_path / "run")
-    done = start("--preset", "tiny", "--steps", 20, "--target_loss", 0, "--out_dir", run.path)
-    assert done.returncode == 3, done.stdout + done.stderr
-    assert "Trained to the limits, without a target: loss over all 512 tokens" in done.stdout
-    page = Page(run.report.read_text())
-    assert "it had no target" in "".join(page.texts)
-    assert 'class="target"' not in run.report.read_text()
-    assert "target none, floor" in "".join(page.texts) and "target 0" not in "".join(page.texts)
-    assert "--target_loss=0.0" in "".join(page.texts)
-
-
 def test_best_pt_is_no_place_to_resume_from(finished):
     run, _ = finished
     done = start("--resume", run.best_checkpoint)
@@ -410,19 +403,35 @@ def test_checkpoints_that_are_all_damaged_are_refused_before_anything_is_written
     assert before == {path: path.stat().st_mtime_ns for path in run.path.rglob("*") if path.name != ".lock"}
 
 
-def test_untrusted_text_stays_text(tmp_path):
-    """what the corpus and the samples say never becomes part of the page"""
+@pytest.fixture(scope="module")
+def untrusted(tmp_path_factory):
+    """A run of a text that means harm, without a target, and what it printed; done once for several tests."""
+    folder = tmp_path_factory.mktemp("untrusted")
     evil = "<script>alert(1)</script>\n<img src=x onerror=alert(2)>\n```\n\x1b[31mred\x1b[0m $x$ 'quote'\n"
-    text = tmp_path / "evil.txt"
-    text.write_text(evil * 60, "utf-8")
-    folder = tmp_path / "run"
-    done = start("--preset", "tiny", "--input_file", text, "--out_dir", folder, "--steps", 60, "--target_loss", 3,
-                 "--prompt", "<script>alert(3)</script><b>")
-    assert done.returncode in (0, 3), done.stdout + done.stderr
-    page = Page((folder / "report.html").read_text())
+    (folder / "evil.txt").write_text(evil * 60, "utf-8")
+    done = start("--preset", "tiny", "--input_file", folder / "evil.txt", "--out_dir", folder / "run", "--steps", 60,
+                 "--target_loss", 0, "--prompt", "<script>alert(3)</script><b>")
+    assert done.returncode == 3, done.stdout + done.stderr
+    return RunFolder(folder / "run"), done
+
+
+def test_untrusted_text_stays_text(untrusted):
+    """what the corpus and the samples say never becomes part of the page"""
+    run, _ = untrusted
+    page = Page(run.report.read_text())
     assert page.all("script") == [] and all("onerror" not in attributes for _, attributes in page.tags)
     assert "<script>alert(1)</script>" in "".join(page.texts)
-    assert json.loads((folder / "config.json").read_text())["parameters"]["prompt"].startswith("<script>")
+    assert json.loads(run.config_file.read_text())["parameters"]["prompt"].startswith("<script>")
+
+
+def test_a_run_without_a_target_ends_at_its_steps_and_shows_none(untrusted):
+    run, done = untrusted
+    assert "Trained to the limits, without a target: loss over all 512 tokens" in done.stdout
+    page = Page(run.report.read_text())
+    assert "it had no target" in "".join(page.texts)
+    assert 'class="target"' not in run.report.read_text()
+    assert "target none, floor" in "".join(page.texts) and "target 0" not in "".join(page.texts)
+    assert "--target_loss=0.0" in "".join(page.texts)
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")

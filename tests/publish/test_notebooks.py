@@ -21,7 +21,6 @@ from lib.presets import preset_config
 from lib.publish import engine, notebooks
 from lib.publish.notebooks import SOURCES, is_complete, is_current, run_notebook
 from lib.publish.report import CHAPTERS
-from lib.runs.checkpoint import load_checkpoint
 from lib.runs.folder import RunFolder
 from lib.training.stopping import interrupts_become
 
@@ -241,16 +240,12 @@ def endless(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals between processes")
-@pytest.mark.parametrize("moment", ["run folder", "2_model", "step"])
-def test_ctrl_c_ends_a_run_after_its_step_with_a_report(endless, moment):
+@pytest.mark.parametrize(("moment", "words"), [("run folder", "before its first step"), ("step", "at step ")])
+def test_ctrl_c_ends_a_run_after_its_step_with_a_report(endless, moment, words):
     process, run = endless(moment)
     process.send_signal(signal.SIGINT)
     rest = process.stdout.read()
-    assert process.wait() == 130, rest
-    if moment == "run folder":
-        assert "Stopped by the user before its first step" in rest
-    if moment == "2_model":  # training may just have begun
-        assert re.search("Stopped by the user (before its first step|at step 1:)", rest)
+    assert process.wait() == 130 and f"Stopped by the user {words}" in rest, rest
     assert "Stopped by the user" in run.report.read_text()
     assert not list(run.path.rglob("*.lab-part")) and not run.stop_file.exists()
 
@@ -267,17 +262,6 @@ def test_a_second_ctrl_c_ends_a_run_at_once(endless):
     assert process.wait(timeout=3) == 130
     assert children and not psutil.wait_procs(children, timeout=10)[1]
     assert not run.stop_file.exists() and run.read_summary()["state"] in ("killed", "stopped")
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals between processes")
-def test_a_closed_terminal_ends_a_run_in_the_same_way(endless):
-    process, run = endless("step")
-    process.stdout.close()
-    process.send_signal(signal.SIGHUP)
-    assert process.wait() == 130
-    summary = run.read_summary()
-    assert summary["state"] == "stopped" and summary["verdict"] in run.report.read_text()
-    assert load_checkpoint(run.last_checkpoint)["progress"]["step"] == summary["step"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals between processes")

@@ -58,6 +58,7 @@ def parse(arguments: list[str]) -> tuple[RunConfig, str, Arguments]:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="")
     first.add_argument("--input_file", "--input-file", default="")
+    first.add_argument("--device", default="auto")
     first.add_argument("--resume", default="")
     first.add_argument("--reproduce", default="")
     first.add_argument("--sweep", default="")
@@ -80,7 +81,8 @@ def parse(arguments: list[str]) -> tuple[RunConfig, str, Arguments]:
     elif {"-h", "--help"} & set(arguments):
         preset, base = "auto", preset_config("excerpt")
     else:
-        preset = early.preset if early.preset not in ("", "auto") else default_preset(early.input_file)
+        preset = early.preset if early.preset not in ("", "auto") \
+            else default_preset(early.input_file, early.device)
         base = preset_config(preset)
     base = dataclasses.replace(base, **{name: str(ROOT / getattr(base, name)) for name in ("input_file", "init_from")
                                         if getattr(base, name)})

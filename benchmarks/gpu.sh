@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What an NVIDIA GPU makes of this project: the tests that need one, the training step beside transformers', and the
-# preset `full` to its target. Needs no network and some 8 minutes on an H100; leaves one record.
+# preset `full` to its target. Needs no network and, by its limits, at most 11 minutes; leaves one record.
 #
 #   benchmarks/gpu.sh [folder of the record, runs/ by default]
 #

@@ -112,6 +112,9 @@ class RunConfig:
             raise InputError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}: change one of them")
         if self.init != "gpt2" and (self.n_head < 2 or self.n_embd // self.n_head % 2):
             raise InputError(f"--init {self.init} needs two heads or more, each of an even size: change --n_head")
+        if (self.optimizer == "sgd") != (self.init == "key_value"):
+            raise InputError("--optimizer sgd writes into memories that --init key_value makes, and nothing else does: "
+                             "name both or neither")
         if self.optimizer == "muon" and self.muon_rows and self.n_embd % self.muon_rows:
             raise InputError(f"n_embd {self.n_embd} is not a multiple of muon_rows {self.muon_rows}: change it")
         if self.processes > self.batch_size * self.grad_accum:

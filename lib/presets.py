@@ -17,7 +17,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # any text, whole, at a constant rate: what the command lines of the course project mean that this one grew from
     "plain": {},
     # 124M on the whole text, from any place: feed-forward layers that begin as empty memories take each window at once,
-    # by plain gradient steps; after 5.6 readings of 338,025 tokens it stood at 0.13, short of the target
+    # by plain gradient steps, and again until after some five readings all of 338,025 tokens are known
     "full": dict(init="key_value", batch_size=1, seq_len=1024, sampled_softmax=True, optimizer="sgd", lr=1.0,
                  warmup_steps=16, lr_schedule="wsd", clip_grad=0.0, steps=1840, log_every=5, save_every=100,
                  sample_every=100),
@@ -87,11 +87,11 @@ def notebook_config(cell: dict[str, Any]) -> RunConfig:
     return config
 
 
-def default_preset(input_file: str) -> str:
-    """`plain` for a text of one's own; otherwise `full` with a CUDA device and `excerpt` without one."""
+def default_preset(input_file: str, device: str = "auto") -> str:
+    """`plain` for a text of one's own; otherwise `full` on a CUDA device and `excerpt` elsewhere."""
     if input_file:
         return "plain"
-    return "full" if _has_gpu() else "excerpt"
+    return "full" if device in ("auto", "cuda") and _has_gpu() else "excerpt"
 
 
 def _has_gpu() -> bool:

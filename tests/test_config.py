@@ -82,7 +82,7 @@ def test_a_text_of_ones_own_is_meant_as_a_whole(monkeypatch):
     monkeypatch.setattr("lib.presets._has_gpu", lambda: False)
     assert (default_preset(""), default_preset("my.txt")) == ("excerpt", "plain")
     monkeypatch.setattr("lib.presets._has_gpu", lambda: True)
-    assert default_preset("") == "full"
+    assert (default_preset(""), default_preset("", "cpu")) == ("full", "excerpt")
 
 
 def test_paths_are_kept_relative_to_the_project_and_name_no_home_folder(tmp_path):

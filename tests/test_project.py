@@ -106,7 +106,7 @@ def test_a_readme_shows_what_the_files_of_its_run_say(tmp_path, name, readme):
 
 
 @pytest.mark.parametrize("name, recipe, text", [("default_run", "excerpt", "the first {:,} tokens"),
-                                                ("whole_run", "--order fixed", "tiny Shakespeare, {:,} tokens")])
+                                                ("whole_run", "full", "tiny Shakespeare, {:,} tokens")])
 def test_the_readme_compares_runs_by_what_their_files_say(name, recipe, text):
     run = RunFolder(ROOT / "docs" / name)
     told, (config, facts) = run.read_summary(), run.read_config()

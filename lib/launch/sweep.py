@@ -151,7 +151,7 @@ def _point(number: int, count: int, preset: str, fixed: dict[str, Any], axes: di
     try:
         values = {key: _converted(key, value) for key, value in (fixed | axes).items()}
         if preset == "auto":
-            preset = default_preset(values.get("input_file", ""))
+            preset = default_preset(values.get("input_file", ""), values.get("device", "auto"))
         return Point(name, preset_config(preset, **values, out_dir=relative_to_root(folder / name)))
     except InputError as error:
         raise InputError(f"point {name}: {error}") from None

@@ -12,20 +12,22 @@ from lib.text.tokenizer import characters
 
 @torch.inference_mode()
 def attention_weights(model: GPT, idx: torch.Tensor) -> torch.Tensor:
-    """How much each of T tokens of idx (T,) looks at each, in every head: (n_layer, nh, T, T), rows add up to 1.
+    """How much each of T tokens of idx (T,) looks at each, in every head: (n_layer, nh, T, T), rows add up to 1; 0 in
+    layers whose attention adds nothing, whatever it looks at.
 
     The model itself never has these weights whole; here they are computed from the queries and keys it forms.
     """
     model.eval()
     n_head, T, weights = model.config.n_head, len(idx), []
 
-    def keep(module, inputs, qkv):
+    def keep(attn, inputs, gathered):
+        qkv = attn.c_attn(inputs[0])
         q, k = (part.view(T, n_head, -1).transpose(0, 1) for part in qkv[0].chunk(3, dim=1)[:2])  # (nh, T, hs)
         scores = q @ k.transpose(1, 2) / q.size(2) ** 0.5
         future = torch.ones(T, T, dtype=torch.bool, device=idx.device).triu(1)
-        weights.append(scores.masked_fill(future, -torch.inf).softmax(dim=2))
+        weights.append(scores.masked_fill(future, -torch.inf).softmax(dim=2) * attn.c_proj.weight.any())
 
-    hooks = [block.attn.c_attn.register_forward_hook(keep) for block in model.h]
+    hooks = [block.attn.register_forward_hook(keep) for block in model.h]
     try:
         model(idx[None])
     finally:

@@ -20,8 +20,8 @@ from lib.config import RunConfig
 AMPLITUDE = 0.3  # of the position table's waves; tokens begin at 0.02 and grow, and must not drown them
 PEAK = 10.0  # how far the score of the token a head looks for begins above the others
 REST = 0.25  # share of their random start that queries and keys keep
-CODE = 1 / 39  # std of the channels that hold the context, for each root of a hidden unit: a learning rate of 1 then
-READ = 1 / 34  # fits models of any size; and gains, for each such root, of the norms that hidden units read it through
+CODE = 1 / 39  # std of the channels that hold the context, times the root of the number of hidden units, and
+READ = 1 / 34  # gains of the norms that these read them through, likewise: so a rate of 1 fits models of any size
 USUAL = 1000  # id of a token that counts 1 in the code
 NEARER = 0.95  # share of its count there that a token keeps with each place it stands further back
 SHARP = 10.0  # std of what goes into a hidden unit: so large, GELU is a threshold
@@ -91,9 +91,10 @@ def key_value(model: nn.Module) -> None:
     nearly as on those of a single layer, and one plain gradient step writes what follows a context. Attention of later
     layers adds nothing.
 
-    Only the matrices of the feed-forward layers are to be trained: `c_proj` learns what to say, `c_fc` to tell apart
-    contexts that share a unit. Were the keys to stay as they are drawn, what is said would be a sum over fixed units,
-    which cannot serve ten times as many tokens as there are units, as in tiny Shakespeare.
+    All this stays so where only the matrices of the feed-forward layers are trained, as lib.training.optimizer does it:
+    `c_proj` learns what to say, `c_fc` to tell apart contexts that share a unit. Were the keys to stay as they are
+    drawn, what is said would be a sum over fixed units, which cannot serve ten times as many tokens as there are units,
+    as in tiny Shakespeare.
     """
     look_back(model)
     C, hs = model.config.n_embd, model.config.n_embd // model.config.n_head

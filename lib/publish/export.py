@@ -129,7 +129,11 @@ def is_export_of(folder: Path, run: RunFolder) -> bool:
     """Whether a folder holds what this run would be exported as."""
     if not (folder / "README.md").exists() or not (folder / FACTS).exists():
         return False
-    return json.loads((folder / FACTS).read_text("utf-8")) == public_facts(open_model(run.path))
+    try:
+        told = json.loads((folder / FACTS).read_text("utf-8"))
+    except ValueError:
+        return False
+    return told == public_facts(open_model(run.path))
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     try:
         update_readme(RunFolder(Path.cwd() / args.out_dir), Path(args.readme))
-    except InputError as error:
+    except (InputError, OSError) as error:
         print(f"lib.publish.readme: {error}", file=sys.stderr)
         return 2
     return 0

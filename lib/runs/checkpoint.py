@@ -119,13 +119,13 @@ def best_weights(run: RunFolder) -> dict[str, Any]:
     return {"step": None, "mean_loss": None} | state.get("progress", {}) | state
 
 
-def require_space_for_run(run: RunFolder, weights: int) -> None:
-    """Raise OSError where the disk has no room for what a run with so many bytes of weights keeps: best.pt, last.pt,
-    the one before, and the next one in the making. Each of the three is the weights and at most two moments of them."""
+def require_space_for_run(run: RunFolder, weights: int, moments: int) -> None:
+    """Raise OSError where the disk has no room for what a run with so many bytes of weights, and so many moments of
+    them, keeps: best.pt, which has no moments, last.pt, the one before, and the next one in the making."""
     folder = run.last_checkpoint.parent
     folder.mkdir(parents=True, exist_ok=True)
     there = sum(path.stat().st_size for path in (*run.checkpoints(), run.best_checkpoint) if path.exists())
-    require_space(folder, 10 * weights - there)
+    require_space(folder, (1 + 3 * (1 + moments)) * weights - there)
 
 
 def require_space(folder: Path, size: int) -> None:

@@ -14,6 +14,7 @@ from lib.model.gpt import GPT, model_from
 from lib.model.start import origin
 from lib.runs.checkpoint import best_weights
 from lib.runs.folder import RunFolder
+from lib.runs.formats import in_todays_words
 from lib.text.corpus import load_corpus, opening
 
 WEIGHTS, FACTS = "model.safetensors", "run.json"
@@ -92,12 +93,11 @@ def open_model(path: Path) -> TrainedModel:
 def _exported(folder: Path) -> TrainedModel:
     try:
         facts = json.loads((folder / FACTS).read_text("utf-8"))
-        config = RunConfig(**facts["config"].pop("parameters"))
+        config = RunConfig(**in_todays_words(facts["config"].pop("parameters")))
         weights = {name.removeprefix("transformer."): part for name, part in load_file(folder / WEIGHTS).items()}
-        model = model_from(_turned(weights), config)
+        return TrainedModel(model_from(_turned(weights), config), config, facts["config"], facts["summary"])
     except Exception as error:  # of many kinds: the file may be anything
         raise InputError(f"{folder} is not a folder that lib.publish.export made, or is damaged: {error}") from None
-    return TrainedModel(model, config, facts["config"], facts["summary"])
 
 
 def write_weights(model: GPT, folder: Path) -> None:

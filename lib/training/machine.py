@@ -141,7 +141,7 @@ def _has_bf16(device: str) -> bool:
 
 
 def memory_needed(config: RunConfig, parameters: int, machine: Machine) -> int:
-    """Bytes that training takes on its device besides the weights, roughly: gradients, two moments, what backward
+    """Bytes that training takes on its device besides the weights, roughly: gradients, moments, what backward
     needs of a micro-batch, and in main memory the copy that a checkpoint is written from; of each process there."""
     number = 4 if machine.amp is None else 2
     block = 16 * config.n_embd * number  # kept of a token: two norms, query, key, value, head outputs, 8 C of the MLP

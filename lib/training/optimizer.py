@@ -19,14 +19,14 @@ def make_optimizers(model: GPT, config: RunConfig, amp: torch.dtype | None = Non
     AdamW (Loshchilov & Hutter, 2019) updates everything, or, with config.optimizer `muon`, all but the matrices of the
     blocks. Weight decay acts on matrices only. The position table of a model that began by looking back stays as it is.
     With `sgd`, plain gradient steps update the matrices of the feed-forward layers, which write where the head reads
-    and nowhere else; all else stays as it is (lib.model.start.key_value). `amp` and `group` are the machine's.
+    and nowhere else; all else is frozen (lib.model.start.key_value). `amp` and `group` are the machine's.
     """
     if config.optimizer == "sgd":
         model.requires_grad_(False)
-        read, memories = (model.ln_f.weight != 0)[:, None], []
+        memories = []
         for block in model.h:
             memories += [block.mlp.c_fc.weight.requires_grad_(), block.mlp.c_proj.weight.requires_grad_()]
-            block.mlp.c_proj.weight.register_hook(lambda grad: grad * read)
+            block.mlp.c_proj.weight.register_hook(lambda grad: grad * (model.ln_f.weight != 0)[:, None])
         return _with_peaks([torch.optim.SGD(memories, lr=config.lr, weight_decay=config.weight_decay)])
     blocks = [p for p in model.h.parameters() if p.dim() == 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]

@@ -36,6 +36,10 @@ class Trainer:
                  on_log: Callable[[dict[str, Any]], None] = lambda row: None, step: type[TrainingStep] = TrainingStep):
         self.model, self.corpus, self.config, self.run, self.machine = model, corpus, config, run, machine
         self.on_log = on_log
+        if config.init_from and not run.checkpoints():  # before the optimisers look at the weights
+            trained = open_model(ROOT / config.init_from)
+            model.load_state_dict(trained.model.state_dict())
+            self.say(f"the weights of {config.init_from} have the SHA-256 {trained.digest()}")
         self.update = step(model, corpus, config, machine)
         self.prompt = config.prompt or opening(corpus.tokens, config.seq_len)
         self.writer = CheckpointWriter()
@@ -43,10 +47,6 @@ class Trainer:
         self._printed, self._view_failed = -math.inf, False  # when the last line went to the screen; `on_log` raised
         if run.checkpoints():
             self._load()
-        elif config.init_from:
-            trained = open_model(ROOT / config.init_from)
-            model.load_state_dict(trained.model.state_dict())
-            self.say(f"the weights of {config.init_from} have the SHA-256 {trained.digest()}")
 
     def train(self) -> dict[str, Any]:
         """Train, and return the run's summary as it was written to its folder.
@@ -70,7 +70,7 @@ class Trainer:
     def _train(self, stop: StopRequest) -> dict[str, Any]:
         p, c = self.progress, self.config
         sweep(self.run.last_checkpoint.parent)
-        require_space_for_run(self.run, sum(parameter.nbytes for parameter in self.model.parameters()))
+        require_space_for_run(self.run, 4 * self.model.num_parameters(), 0 if c.optimizer == "sgd" else 2)
         self.run.forget_after(p.step - (p.pending is not None))
         self.say(f"{self.model.num_parameters():,} parameters, {len(self.corpus.tokens):,} tokens of text, "
                  f"{c.tokens_per_step:,} tokens a step, {self.machine.name()}, {self.machine.precision}")

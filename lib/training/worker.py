@@ -37,11 +37,11 @@ def main(path: str) -> None:
     machine = dataclasses.replace(machine, group=Group(machine.device))
     corpus, model = load_corpus(config), new_model(config, machine.device)
     if machine.group.rank:
+        if config.init_from and not run.checkpoints():
+            model.load_state_dict(open_model(ROOT / config.init_from).model.state_dict())
         step = SplitStep(model, corpus, config, machine)
         if run.checkpoints():
             step.load_state_dict(load_first(run.checkpoints(), lambda reason: None)[0])
-        elif config.init_from:
-            model.load_state_dict(open_model(ROOT / config.init_from).model.state_dict())
         follow(step, corpus.tokens)
     else:
         try:

@@ -120,10 +120,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one_where_that_was_asked_of_torch
     assert whole.run.read_metrics()["loss"].tolist() == resumed.run.read_metrics()["loss"].tolist()
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
 @pytest.mark.parametrize("amp", ["off", "bf16"])
 def test_nothing_waits_for_the_gpu_between_the_steps_that_are_read(on_gpu, corpus, optimizer, amp):
-    t = trainer(on_gpu, corpus, optimizer=optimizer, amp=amp, grad_accum=2, sampled_softmax=True)
+    t = trainer(on_gpu, corpus, optimizer=optimizer, amp=amp, grad_accum=2, sampled_softmax=True,
+                init="key_value" if optimizer == "sgd" else "gpt2")
     for step in (0, 20):  # what is made once: workspaces, moments, both softmaxes
         t.update(step)
     t.update.read()

@@ -92,7 +92,7 @@ def test_a_look_casts_the_weights_once(config, corpus):
 
 
 def test_the_next_look_is_where_a_steady_fall_meets_the_target(config):
-    config = dataclasses.replace(config, target_loss=0.1, batch_size=8)  # an eighth of an epoch is longer than a look
+    config = dataclasses.replace(config, target_loss=0.1, batch_size=64)  # a look reads the windows of 4 steps
     p = Progress(epoch_steps=400)
     assert not is_look_due(p)  # before the text was read once
     p.step = 400
@@ -106,11 +106,14 @@ def test_the_next_look_is_where_a_steady_fall_meets_the_target(config):
     note_look(p, config, 51_200, 0.2)  # halved in 50 steps: there in 50 more
     assert p.next_look == 550
     p.step = 540
-    note_look(p, config, 51_200, 0.11)
-    assert p.next_look == 540 + math.ceil(math.log(1.1) * 40 / math.log(2 / 1.1))
+    note_look(p, config, 51_200, 0.13)
+    assert p.next_look == 540 + math.ceil(math.log(1.3) * 40 / math.log(2 / 1.3))
     p.step = 550
+    note_look(p, config, 51_200, 0.11)  # there in 6 steps, in which as many looks would cost more than the steps
+    assert p.next_look == 550 + 4 * 4
+    p.step = 570
     note_look(p, config, 51_200, 0.12)  # no fall
-    assert p.next_look == 600
+    assert p.next_look == 620
 
 
 def test_looks_at_a_short_text_read_no_more_windows_than_training(config):

@@ -129,8 +129,10 @@ def characters(tokens: Sequence[int]) -> Iterator[tuple[str, slice]]:
 
 
 def encode_prompt(prompt: str, seq_len: int) -> list[int]:
-    """The tokens of a prompt; InputError where it has none, or a model trained on seq_len tokens could not see all."""
-    tokens = encoding().encode(prompt, allowed_special="all")
+    """The tokens of a prompt, as a text has them that goes on; InputError where it has none, or a model trained on
+    seq_len tokens could not see all."""
+    at_a_break = prompt.endswith("\n")  # two of them are one token at the end of a text, two where a word follows
+    tokens = encoding().encode(prompt + "A" * at_a_break, allowed_special="all")[:-1 if at_a_break else None]
     if not tokens:
         raise InputError("prompt is empty: give at least one character, a line break for instance")
     if len(tokens) > seq_len:

@@ -15,7 +15,7 @@ from lib.text import corpus as corpus_module
 from lib.text.corpus import Batches, load_corpus, opening, window_starts
 from lib.text.default_text import default_text
 from lib.text.floor import counted_losses, loss_floor, position_floors, reachable_floor
-from lib.text.tokenizer import encoding, pieces, tokenize
+from lib.text.tokenizer import encode_prompt, encoding, pieces, tokenize
 
 DEFAULT_SHA256 = "cf6b721817512dfddba897bf98d895c27ecbce1caf610e4038a5e3a3deb80c19"
 
@@ -207,6 +207,7 @@ def test_a_text_of_one_huge_line_is_read_in_time(tmp_path, line):
 def test_how_a_text_begins_is_what_a_model_of_it_is_prompted_with():
     tokens = load_corpus(preset_config("tiny")).tokens
     assert opening(tokens, 64) == "First Citizen:\nBefore we proceed any further, hear me speak.\n\n"
+    assert encode_prompt(opening(tokens, 64), 64) == tokens[:16].tolist()  # both line breaks, as before a name
     assert opening(tokens, 16) == "First Citizen:\nBefore we proceed any"
     cut = np.array(encoding().encode("春" * 20), np.uint16)
     assert set(opening(cut, 64)) == {"春"}

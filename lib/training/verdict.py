@@ -133,12 +133,14 @@ def look(model: GPT, tokens: np.ndarray, config: RunConfig, machine: Machine, st
 
 def note_look(progress: Progress, config: RunConfig, text_tokens: int, loss: float) -> None:
     """Decide when to look again: where this loss and the one before, drawn on in logarithms, meet the target, after an
-    eighth of an epoch at the latest, and not before four times as many windows of training as a look reads, for looks
-    are noisy, and each seems to say that the target is near; in a short text, after as many as it reads."""
+    eighth of an epoch at the latest; in a short text, whose looks take longer than that, after as many windows of
+    training as a look reads. In a long one not before four times as many: looks are noisy, and each may say that the
+    target is near."""
     p = progress
     read = math.ceil(windows_of_a_look(text_tokens, config) / (config.batch_size * config.grad_accum))
     steps = longest = max(read, p.epoch_steps // 8)
     if p.looked and loss < p.looked[1]:
         steps = math.log(loss / config.target_loss) * (p.step - p.looked[0]) / math.log(p.looked[1] / loss)
     p.looked = (p.step, loss) if math.isfinite(loss) else None
-    p.next_look = p.step + min(longest, max(4 * read, math.ceil(steps)))
+    shortest = 4 * read if 4 * read < longest else 1
+    p.next_look = p.step + min(longest, max(shortest, math.ceil(steps)))

@@ -81,8 +81,7 @@ def parse(arguments: list[str]) -> tuple[RunConfig, str, Arguments]:
     elif {"-h", "--help"} & set(arguments):
         preset, base = "auto", preset_config("excerpt")
     else:
-        preset = early.preset if early.preset not in ("", "auto") \
-            else default_preset(early.input_file, early.device)
+        preset = early.preset if early.preset not in ("", "auto") else default_preset(early.input_file, early.device)
         base = preset_config(preset)
     base = dataclasses.replace(base, **{name: str(ROOT / getattr(base, name)) for name in ("input_file", "init_from")
                                         if getattr(base, name)})

@@ -276,7 +276,8 @@ def assert_same_end(one: Trainer, other: Trainer) -> None:
     pd.testing.assert_frame_equal(one.run.read_position_losses(), other.run.read_position_losses())
 
 
-@pytest.mark.parametrize(("stop", "optimizer"), [(1, "muon"), (4, "adamw"), (5, "muon"), (10, "sgd"), (13, "adamw")])
+@pytest.mark.parametrize(("stop", "optimizer"), [(1, "muon"), (4, "adamw"), (5, "muon"), (10, "muon"), (10, "sgd"),
+                                                 (13, "adamw")])
 def test_resumed_run_equals_uninterrupted_run(config, corpus, machine, tmp_path, stop, optimizer):
     """Stopped after the first step, at the end of an epoch, just after samples, and in between. dropout draws from the
     global generator, so its state is part of what must come back."""

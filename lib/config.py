@@ -99,6 +99,7 @@ class RunConfig:
     nproc_per_node: Count = 1  # processes that share the windows of a step: one for each GPU, or for some cores each
     nnodes: Count = 1  # machines that have so many processes each
     rdzv_endpoint: str = ""  # HOST:PORT of the first of several machines, where the others find it
+    shard: bool = False  # each of several processes keeps a part only of weights, gradients and moments
     deterministic: bool = False  # on a GPU too, the same run gives the same bits; slower
     seed: Annotated[int, Bounds(low=0, high=2 ** 63)] = 1337  # of the weights, the order of the windows and the samples
     resume: str = ""  # go on with this run: its folder or its last.pt
@@ -120,6 +121,11 @@ class RunConfig:
         if self.processes > self.batch_size * self.grad_accum:
             raise InputError(f"{self.processes} processes cannot share the {self.batch_size * self.grad_accum} windows "
                              "of a step: lower --nproc_per_node, or raise --batch_size or --grad_accum")
+        if self.shard and (self.processes == 1 or self.batch_size < self.processes or self.optimizer == "sgd"
+                           or self.compile or self.amp == "fp16"):
+            raise InputError("--shard shares the weights among several processes (--nproc_per_node), each of which has "
+                             "windows in each micro-batch (--batch_size), and goes with neither --optimizer sgd, "
+                             "which moves few of them, nor --compile, nor --amp fp16")
         if self.nnodes > 1 and not re.fullmatch(r".+:\d+", self.rdzv_endpoint):
             raise InputError(f"{self.nnodes} machines have to find each other: name the one where the run is started "
                              "with --rdzv_endpoint HOST:PORT")

@@ -56,6 +56,7 @@ def corpus_loss(model: GPT, tokens: np.ndarray, seq_len: int, batch_size: int, m
         unscored = [-1 if start in losses else int(start) for start in starts[some]]
         if max(unscored) >= 0:
             if machine.group:
+                machine.group.before_windows()
                 machine.group.say(machine.group.WINDOWS, *unscored)
             found = window_losses(model, tokens, unscored, seq_len, batch_size, machine)
             losses |= {start: found[i] for i, start in enumerate(unscored) if start >= 0}

@@ -5,7 +5,7 @@ import datetime
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psutil
@@ -19,7 +19,7 @@ PATIENCE = datetime.timedelta(minutes=10)  # for the leader to say something: it
 class Group:
     """The processes that torchrun started together, as its environment variables say."""
 
-    STEP, WINDOWS, WAIT, END = range(4)  # what the leader may say
+    STEP, WINDOWS, GATHER, STATE, WAIT, END = range(6)  # what the leader may say
 
     def __init__(self, device: torch.device):
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
@@ -27,6 +27,7 @@ class Group:
         self.size_here = int(os.environ["LOCAL_WORLD_SIZE"])  # those on this machine
         self._words = dist.new_group(backend="gloo", timeout=PATIENCE)
         self._spoke = time.monotonic()
+        self.before_windows: Callable[[], None] = lambda: None  # what the leader does before it shares windows
 
     def say(self, what: int, *numbers: int) -> None:
         """Tell the others what to do next, and with which numbers; only the leader speaks."""
@@ -47,7 +48,7 @@ class Group:
             if what == self.END:
                 return
             if what != self.WAIT:
-                yield what, self._broadcast(torch.zeros(count, dtype=torch.int64)).tolist()
+                yield what, self._broadcast(torch.zeros(count, dtype=torch.int64)).tolist() if count else []
 
     def share(self, n: int) -> range:
         """Which of n things are for this process: r n // W to (r + 1) n // W."""

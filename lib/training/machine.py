@@ -96,6 +96,8 @@ def prepare_machine(config: RunConfig) -> Machine:
     device = choose_device(config.device, config.nproc_per_node)
     asked = recorded_amp(run_of(config.resume)) if config.resume and config.amp == "auto" else config.amp
     amp, notice = _precision(asked, device)
+    if amp is torch.float16 and config.shard:
+        raise InputError("fp16 needs a scale that all processes of --shard agree on, which is not built: use --amp off")
     if device == "mps":
         notice = "; ".join(filter(None, (MPS_IS_UNTRIED, notice)))
     return Machine(torch.device(device), amp, notice)
@@ -148,7 +150,8 @@ def memory_needed(config: RunConfig, parameters: int, machine: Machine) -> int:
     logits = 50257 * (number + 4 + 4)  # of a token: themselves, their logarithms of probability and their gradients
     learned, moments = (config.memory_parameters, 0) if config.optimizer == "sgd" else (parameters, 2)
     copy = 0 if machine.device.type == "cuda" else 4 * (parameters + moments * learned)
-    needed = copy + 4 * (1 + moments) * learned + config.batch_size * config.seq_len * (config.n_layer * block + logits)
+    own = 4 * (1 + moments) * learned // (config.processes if config.shard else 1)
+    needed = copy + own + config.batch_size * config.seq_len * (config.n_layer * block + logits)
     return needed * (machine.group.size_here if machine.group and machine.device.type == "cpu" else 1)
 
 

@@ -84,7 +84,7 @@ class Muon(torch.optim.Optimizer):
                     self.state[p]["momentum"] = torch.zeros_like(p)
                 momentum = self.state[p]["momentum"]
                 momentum.lerp_(p.grad, 1 - settings["momentum"])
-                blocks.append(_blocks(p.grad.lerp_(momentum, settings["momentum"]), settings))
+                blocks.append(blocks_of(self.whole(p.grad.lerp_(momentum, settings["momentum"])), settings))
             if self.group:  # momentum is everybody's, so that a checkpoint has all of it
                 own = [self.owners[p] == self.group.rank for p, _ in some]
                 some, blocks = list(itertools.compress(some, own)), list(itertools.compress(blocks, own))
@@ -94,9 +94,17 @@ class Muon(torch.optim.Optimizer):
             for (p, settings), update in zip(some, updates.split([x.size(0) for x in blocks]), strict=True):
                 scale = (update.size(2) / p.size(1)) ** 0.5
                 p.mul_(1 - settings["lr"] * settings["weight_decay"])
-                _blocks(p, settings).sub_(update, alpha=settings["lr"] * scale)
+                self.subtract(settings["lr"] * scale, update, p, settings)
         if self.group:
             self.group.hand_round(self.owners)
+
+    def whole(self, matrix: torch.Tensor) -> torch.Tensor:
+        """All of a matrix, of which this process may have a part."""
+        return matrix
+
+    def subtract(self, rate: float, update: torch.Tensor, p: torch.Tensor, settings: dict[str, Any]) -> None:
+        """Move a matrix, or this process's part of it, against the update (n, block, length) of its blocks."""
+        blocks_of(p, settings).sub_(update, alpha=rate)
 
     def _together(self) -> Iterable[list[tuple[torch.Tensor, dict[str, Any]]]]:
         """Parameters and their settings, as they are updated together: on a processor one at a time, all that is done
@@ -105,7 +113,8 @@ class Muon(torch.optim.Optimizer):
         alike = defaultdict(list)
         for settings in self.param_groups:
             for p in settings["params"]:
-                alike[_blocks(p, settings).shape[1:] if self.batched else p].append((p, settings))
+                shape = blocks_of(torch.empty(p.shape, device="meta"), settings).shape[1:] if self.batched else p
+                alike[shape].append((p, settings))
         return alike.values()
 
 
@@ -116,7 +125,7 @@ def owners(matrices: list[torch.Tensor], processes: int) -> dict[torch.Tensor, i
     return {p: int((before + p.numel() / 2) * processes / total) for p, before in zip(matrices, befores, strict=False)}
 
 
-def _blocks(matrix: torch.Tensor, settings: dict[str, Any]) -> torch.Tensor:
+def blocks_of(matrix: torch.Tensor, settings: dict[str, Any]) -> torch.Tensor:
     """A view of a matrix as blocks (n, block, length), cut along its rows or its columns; whole, and the long way."""
     if not settings["rows"]:
         return (matrix if matrix.size(0) <= matrix.size(1) else matrix.T)[None]

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from lib.training.group import Group
 
 
-def make_optimizers(model: GPT, config: RunConfig, amp: torch.dtype | None = None,
-                    group: "Group | None" = None) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: GPT, config: RunConfig, amp: torch.dtype | None = None, group: "Group | None" = None,
+                    muon: type[Muon] = Muon) -> list[torch.optim.Optimizer]:
     """The optimisers of a run, each parameter that learns in one of them; every group keeps its peak rate as `peak_lr`.
 
     AdamW (Loshchilov & Hutter, 2019) updates everything, or, with config.optimizer `muon`, all but the matrices of the
@@ -37,7 +37,7 @@ def make_optimizers(model: GPT, config: RunConfig, amp: torch.dtype | None = Non
     if config.optimizer == "muon":
         by_columns = [m.c_proj.weight for block in model.h for m in (block.attn, block.mlp)]
         by_rows = [weight for block in model.h for weight in (block.attn.c_attn.weight, block.mlp.c_fc.weight)]
-        optimizers.append(Muon([{"params": by_rows}, {"params": by_columns, "by_columns": True}], lr=config.muon_lr,
+        optimizers.append(muon([{"params": by_rows}, {"params": by_columns, "by_columns": True}], lr=config.muon_lr,
                                rows=config.muon_rows, weight_decay=config.weight_decay,
                                # float16 is too short for the squares of a normalised matrix's numbers
                                dtype=torch.bfloat16 if amp is torch.bfloat16 else torch.float32, group=group))

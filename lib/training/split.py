@@ -1,6 +1,7 @@
 """One update of the weights by several processes, each of which computes the gradients of some of its windows."""
 import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ class SplitStep(TrainingStep):
             windows, candidates = self.fetch(k)
             windows = windows[rows.start:rows.stop]
             last = piece == len(pieces) - 1
-            with contextlib.nullcontext() if last else self.forward.no_sync():
+            with self.summed(last):
                 with self.machine.autocast():
                     share = len(rows) / (self.config.batch_size * self.config.grad_accum)
                     piece_loss = self.forward(windows[:, :-1], windows[:, 1:], candidates=candidates) * share
@@ -52,6 +53,10 @@ class SplitStep(TrainingStep):
                 self.scaler.scale(piece_loss * self.group.size).backward()
             loss += piece_loss.detach()
         return self.group.sum(loss)
+
+    def summed(self, last: bool) -> AbstractContextManager:
+        """Where the gradients of a piece are computed: those of all processes are summed with the last one."""
+        return contextlib.nullcontext() if last else self.forward.no_sync()
 
     def pieces(self, step: int) -> Iterator[tuple[int, range]]:
         """This process's share of a step, cut where micro-batches end: their numbers, and rows of each."""
@@ -67,5 +72,9 @@ def follow(step: SplitStep, tokens: np.ndarray) -> None:
     for what, numbers in step.group.told():
         if what == step.group.STEP:
             step(*numbers)
+        elif what == step.group.GATHER:
+            step.gather()
+        elif what == step.group.STATE:
+            step.state_dict()
         else:
             window_losses(step.model, tokens, numbers, c.seq_len, c.batch_size, step.machine)

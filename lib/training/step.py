@@ -10,6 +10,7 @@ from lib.model.gpt import GPT, Candidates
 from lib.text.corpus import Batches, Corpus
 from lib.training.alerts import leading_rate
 from lib.training.machine import Machine
+from lib.training.muon import Muon
 from lib.training.optimizer import make_optimizers, rate_factor
 from lib.training.progress import StepResult
 from lib.training.sampled_softmax import SampledSoftmax
@@ -25,12 +26,14 @@ class TrainingStep:
     queued before it has ended, and what it reads is fetched behind the step before it: the GPU never waits for Python.
     """
 
+    muon = Muon
+
     def __init__(self, model: GPT, corpus: Corpus, config: RunConfig, machine: Machine):
         self.model, self.config, self.machine = model, config, machine
         self.batches = Batches(corpus.tokens, config)
         self.sampled_softmax = SampledSoftmax(corpus.tokens, model.config.vocab_size, config.seed,
                                               machine) if config.sampled_softmax else None
-        self.optimizers = make_optimizers(model, config, machine.amp, machine.group)
+        self.optimizers = make_optimizers(model, config, machine.amp, machine.group, self.muon)
         self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.amp is torch.float16)
         self.forward = torch.compile(model) if config.compile else model
         self._fetched = -1, None  # a micro-batch's number, and what it reads
@@ -54,7 +57,7 @@ class TrainingStep:
         loss = self.gradients(step)
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.clip_grad or math.inf)
+        grad_norm = self.clip()
         # fp16 gradients may overflow: then there is no update, and the scaler lowers its scale. It looks at one
         # optimiser's gradients, and clipping has mixed them all
         if not self.scaler.is_enabled() or math.isfinite(grad_norm):
@@ -76,6 +79,10 @@ class TrainingStep:
             self._fetched = k + 1, self.fetch(k + 1)
             loss += micro_loss.detach()
         return loss
+
+    def clip(self) -> torch.Tensor:
+        """Shorten the gradients to the norm that is let through, and return theirs before that, ()."""
+        return torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad or math.inf)
 
     def is_read_after(self, steps: int) -> bool:
         """Whether to wait for what so many steps gave: always where that costs nothing, otherwise where a row, a sample

@@ -18,6 +18,7 @@ from lib.runs.trained import open_model
 from lib.text.corpus import load_corpus
 from lib.training.group import Group, end_with_ancestors
 from lib.training.machine import prepare_machine
+from lib.training.shard import ShardedStep
 from lib.training.split import SplitStep, follow
 from lib.training.trainer import Trainer
 
@@ -36,16 +37,17 @@ def main(path: str) -> None:
         torch.cuda.set_device(machine.device)
     machine = dataclasses.replace(machine, group=Group(machine.device))
     corpus, model = load_corpus(config), new_model(config, machine.device)
+    kind = ShardedStep if config.shard else SplitStep
     if machine.group.rank:
         if config.init_from and not run.checkpoints():
             model.load_state_dict(open_model(ROOT / config.init_from).model.state_dict())
-        step = SplitStep(model, corpus, config, machine)
+        step = kind(model, corpus, config, machine)
         if run.checkpoints():
             step.load_state_dict(load_first(run.checkpoints(), lambda reason: None)[0])
         follow(step, corpus.tokens)
     else:
         try:
-            Trainer(model, corpus, config, run, machine, step=SplitStep).train()
+            Trainer(model, corpus, config, run, machine, step=kind).train()
         finally:
             machine.group.say(machine.group.END)
 

@@ -12,6 +12,8 @@ import time
 import psutil
 import pytest
 import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from lib.config import ROOT, InputError
 from lib.model.gpt import new_model
@@ -21,9 +23,10 @@ from lib.runs.folder import RunFolder
 from lib.text.corpus import load_corpus
 from lib.training import processes, worker
 from lib.training.group import Group
-from lib.training.machine import Machine, choose_device
+from lib.training.machine import Machine, choose_device, memory_needed
 from lib.training.processes import train_in_processes
 from lib.training.provenance import provenance
+from lib.training.shard import ShardedStep
 from lib.training.split import SplitStep
 from lib.training.step import TrainingStep
 from lib.training.stopping import StopRequest
@@ -137,6 +140,49 @@ def test_two_processes_equal_one_that_computes_the_same_pieces(optimizer, toy, c
 
 
 @needs_fork
+@pytest.mark.parametrize(("optimizer", "count"), [("adamw", 3), ("muon", 2)])
+def test_processes_that_share_the_weights_equal_one_that_has_them(optimizer, count, toy, corpus, tmp_path):
+    """within 1e-5; and what they leave, one process alone goes on from, and they from what it leaves"""
+    config = dataclasses.replace(toy, n_layer=2, batch_size=3, grad_accum=2, steps=30, lr=1e-3, optimizer=optimizer,
+                                 sample_every=10)
+    one = train(dataclasses.replace(config, out_dir=str(tmp_path / "one")), corpus)
+    run = begin(dataclasses.replace(config, out_dir=str(tmp_path / "shared")), corpus)
+    for steps, several in ((10, True), (20, False), (30, True)):
+        config = dataclasses.replace(config, out_dir=str(run.path), steps=steps, shard=several,
+                                     nproc_per_node=count if several else 1)
+        run.write_config(config, provenance(corpus, PLAIN, 0.0))
+        if several:
+            assert ends(start(run, count)) == [0] * count
+        else:
+            Trainer(new_model(config, PLAIN.device), corpus, config, run, PLAIN).train()
+    ours, theirs = losses(run), losses(one)
+    assert ours["step"].tolist() == list(range(1, 31)) and (ours["loss"] - theirs["loss"]).abs().max() < 1e-5
+    assert run.read_summary()["restarts"] == [10, 20]
+    assert run.read_summary()["corpus_loss"] == pytest.approx(one.read_summary()["corpus_loss"], abs=1e-5)
+    assert run.read_samples() == one.read_samples()
+
+
+def test_each_process_keeps_its_part_only(toy, corpus, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    dist.init_process_group("fake", store=FakeStore(), rank=1, world_size=4)
+    try:
+        monkeypatch.setattr(dist, "init_process_group", lambda *args, **settings: None)
+        monkeypatch.setattr(dist, "new_group", lambda *args, **settings: None)
+        config = dataclasses.replace(toy, nproc_per_node=4, shard=True)
+        machine = dataclasses.replace(PLAIN, group=Group(PLAIN.device))
+        model = new_model(config)
+        step = ShardedStep(model, corpus, config, machine)
+        kept = [p.to_local() for optimizer in step.optimizers for group in optimizer.param_groups
+                for p in group["params"]]
+        assert sum(map(torch.numel, kept)) == pytest.approx(model.num_parameters() / 4, rel=0.01)
+        alone, among = (memory_needed(some, 1_000_000_000, machine) for some in
+                        (dataclasses.replace(config, shard=False), config))
+        assert among < alone
+    finally:
+        dist.destroy_process_group()
+
+
+@needs_fork
 def test_a_run_goes_on_with_another_number_of_processes(toy, corpus, tmp_path):
     """and has the losses of one that one process alone made without a break, within 1e-5"""
     config = dataclasses.replace(toy, steps=30, lr=1e-3)
@@ -159,6 +205,9 @@ def test_a_run_goes_on_with_another_number_of_processes(toy, corpus, tmp_path):
 @pytest.mark.parametrize(("changes", "message"), [
     ({"nproc_per_node": 5}, "5 processes cannot share the 4 windows of a step"),
     ({"nproc_per_node": 3, "nnodes": 2, "rdzv_endpoint": "one:29500"}, "6 processes cannot share the 4 windows"),
+    ({"shard": True}, "--shard shares the weights among several processes"),
+    ({"shard": True, "nproc_per_node": 4, "grad_accum": 2, "batch_size": 3}, "each of which has windows in each micro"),
+    ({"shard": True, "nproc_per_node": 2, "optimizer": "sgd", "init": "key_value"}, "neither --optimizer sgd"),
     ({"nnodes": 2}, "2 machines have to find each other: name the one where the run is started with --rdzv_endpoint"),
     ({"nnodes": 2, "rdzv_endpoint": "one"}, "2 machines have to find each other"),
 ])

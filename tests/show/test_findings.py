@@ -120,4 +120,5 @@ def test_neighbours_are_used_alike_or_are_not():
     tokens = np.array([1, 7, 2, 1, 8, 2, 1, 7, 2, 1, 8, 2, 3, 9, 4, 3, 9, 4, 5], np.uint16)  # 7 and 8 between 1 and 2
     assert "100% stands around the other, too; 0% in" in findings.used_alike(tokens, [7], [[8]], [[9]])
     assert findings.used_alike(tokens, [7], [[8]], [[9]]).endswith("tokens used alike point the same way.")
-    assert findings.used_alike(tokens, [7], [[9]], [[9]]).endswith("cannot be seen here.")
+    assert findings.used_alike(tokens, [7], [[9]], [[8]]).endswith("cannot be seen here.")
+    assert findings.used_alike(tokens, [7], [[9]], [[9]]).endswith("the table did not learn.")

@@ -1,10 +1,11 @@
 """Kill and stop processes of runs that two train together, through the notebook. Each run that is killed ends as if
 nothing had happened, by itself or, where its kernel was killed, by --resume; and no process is left.
 
-    python tests/slow/processes.py FOLDER [what ...]
+    python tests/slow/processes.py FOLDER [--shard] [what ...]
 
-FOLDER keeps the undisturbed run. What: rank0, rank1, launcher, kernel (kill -9); STOP, button, SIGINT, SIGTERM; without
-them, five times both ranks and once all others: half an hour on one core.
+FOLDER keeps the undisturbed run; with --shard each process has a part of the weights. What: rank0, rank1, launcher,
+kernel (kill -9); STOP, button, SIGINT, SIGTERM; without them, five times both ranks and once all others: half an hour
+on one core.
 """
 import os
 import random
@@ -90,6 +91,8 @@ def stop(how: str, run: RunFolder, rng: random.Random) -> bool:
 def main(place: Path, what: list[str]) -> int:
     os.environ["OMP_NUM_THREADS"] = "1"
     rng, wrong, whole = random.Random(), [], place / "whole"
+    if what[:1] == ["--shard"]:
+        RECIPE.append(what.pop(0))
     if not whole.exists():
         driver = start(*RECIPE, "--out_dir", str(whole))
         if driver.wait() != 3:

@@ -113,22 +113,24 @@ def look(model: GPT, tokens: np.ndarray, config: RunConfig, machine: Machine, st
     """The mean loss of some windows as training may cut them, and its standard error: what a pass over the whole text
     may find, for a small part of its time.
 
-    Which windows is a pure function of (seed, step), and the precision is that of training.
+    Which windows is a pure function of (seed, step), and the precision is that of training. It ends with the first of
+    them after which the mean of all can no longer be below the target.
     """
     rng = np.random.default_rng((config.seed, step))
     starts = np.arange(len(tokens) - config.seq_len)
     if config.cut_at_0:
         starts = window_starts(len(tokens), config.seq_len)
-    count = windows_of_a_look(len(tokens), config)
+    chosen = rng.choice(starts, min(windows_of_a_look(len(tokens), config), len(starts)), replace=False)
     model.eval()
     losses = []
     with machine.autocast():  # one for all windows: it casts the weights once
-        for start in rng.choice(starts, min(count, len(starts)), replace=False):
+        for start in chosen:
             check()
             window = torch.from_numpy(tokens[start:start + config.seq_len + 1].astype(np.int64)).to(machine.device)
-            losses.append(model(window[None, :-1], window[None, 1:]).float())
-    losses = torch.stack(losses)
-    return losses.mean().item(), losses.std(correction=0).item() / len(losses) ** 0.5
+            losses.append(model(window[None, :-1], window[None, 1:]).item())
+            if sum(losses) >= len(chosen) * config.target_loss:
+                break
+    return float(np.mean(losses)), float(np.std(losses)) / len(losses) ** 0.5
 
 
 def note_look(progress: Progress, config: RunConfig, text_tokens: int, loss: float) -> None:

@@ -76,6 +76,16 @@ def test_a_look_is_the_mean_of_windows_that_the_step_determines(config, corpus, 
     assert mean == pytest.approx(10.82, abs=0.1) and 0 < error < 0.1
 
 
+@pytest.mark.parametrize(("target", "read"), [(0.1, 1), (4.0, 2), (12.0, 4)])
+def test_a_look_ends_where_its_mean_can_no_longer_be_below_the_target(config, corpus, machine, target, read):
+    config = dataclasses.replace(config, target_loss=target, max_tokens=256)  # windows of 10.8 nats each
+    model, windows = new_model(config, machine.device), []
+    model.register_forward_hook(lambda *_: windows.append(1))
+    mean, _ = look(model, corpus.tokens[:256], config, machine, 5, lambda: None)
+    assert len(windows) == read and windows_of_a_look(256, config) == 4
+    assert (mean < target) == (read == 4)
+
+
 def test_a_look_casts_the_weights_once(config, corpus):
     machine = prepare_machine(dataclasses.replace(config, device="cpu", amp="bf16"))
     model, casts = new_model(config), []

@@ -57,15 +57,15 @@ class RunConfig:
     n_embd: Count = 768  # channels of the residual stream
     block_size: Count = 1024  # positions the model has embeddings for
     dropout: Fraction = 0.0  # share of activations dropped in training; 0 memorises fastest
-    init: Literal["gpt2", "look_back", "key_value"] = "gpt2"  # at first: random; heads look back; besides, empty memory
-    init_from: str = ""  # begin with the weights of this run or exported folder; empty: random ones
+    init: Literal["gpt2", "look_back", "key_value"] = "gpt2"  # gpt2: random; look_back: heads set; key_value: MLPs too
+    init_from: str = ""  # begin with the weights of this run or exported folder; empty: by init
     # a step
     batch_size: Count = 8  # sequences in a micro-batch
     seq_len: Annotated[int, Bounds(low=2)] = 256  # tokens in a sequence
     grad_accum: Count = 1  # micro-batches in a step
     sampled_softmax: bool = False  # of tokens the text never has, let 2,048 stand for all; a fifth to a third faster
     # the optimiser
-    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"  # of blocks' matrices, AdamW of the rest; sgd: of MLPs only
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"  # adamw; muon: blocks, AdamW the rest; sgd: MLPs only
     muon_rows: CountOrZero = 64  # rows of a matrix that Muon takes at a time, a head's for instance; 0: all of them
     muon_lr: Positive = 4e-4  # peak learning rate of Muon
     embedding_lr: PositiveOrZero = 0.0  # peak learning rate of the token embeddings; 0: that of the rest
@@ -121,11 +121,15 @@ class RunConfig:
         if self.processes > self.batch_size * self.grad_accum:
             raise InputError(f"{self.processes} processes cannot share the {self.batch_size * self.grad_accum} windows "
                              "of a step: lower --nproc_per_node, or raise --batch_size or --grad_accum")
-        if self.shard and (self.processes == 1 or self.batch_size < self.processes or self.optimizer == "sgd"
-                           or self.compile or self.amp == "fp16"):
-            raise InputError("--shard shares the weights among several processes (--nproc_per_node), each of which has "
-                             "windows in each micro-batch (--batch_size), and goes with neither --optimizer sgd, "
-                             "which moves few of them, nor --compile, nor --amp fp16")
+        if self.shard and self.processes == 1:
+            raise InputError("--shard shares the weights among several processes: raise --nproc_per_node, or leave it "
+                             "out by --no_shard")
+        if self.shard and self.batch_size < self.processes:
+            raise InputError(f"with --shard each of {self.processes} processes has windows in every micro-batch, and "
+                             f"there are {self.batch_size}: raise --batch_size, or lower --nproc_per_node")
+        for name, value in ("optimizer", "sgd"), ("compile", True), ("amp", "fp16"):
+            if self.shard and getattr(self, name) == value:
+                raise InputError(f"--shard is not built for {name} {value}: change one of them")
         if self.nnodes > 1 and not re.fullmatch(r".+:\d+", self.rdzv_endpoint):
             raise InputError(f"{self.nnodes} machines have to find each other: name the one where the run is started "
                              "with --rdzv_endpoint HOST:PORT")
@@ -147,6 +151,11 @@ class RunConfig:
     def processes(self) -> int:
         """Processes that train it, on all machines."""
         return self.nproc_per_node * self.nnodes
+
+    @property
+    def windows_at_once(self) -> int:
+        """Windows that a process computes with at the same time, at most."""
+        return -(-self.batch_size // self.processes) if self.shard else self.batch_size
 
     @property
     def cut_at_0(self) -> bool:

@@ -190,7 +190,7 @@ def used_alike(tokens: np.ndarray, words: Sequence[int], trained: list[list[int]
         pairs = [(around(word), around(other)) for word, others in zip(words, near, strict=True) for other in others]
         return float(np.mean([len(a & b) / max(1, min(len(a), len(b))) for a, b in pairs]))
     if trained == untrained:
-        return "Both columns are the same: in this run the table did not learn."
+        return "Both columns are the same: of training nothing can be seen here."
     now, before = common(trained), common(untrained)
     return (f"Of what stands around the rarer of two neighbours, {now:.0%} stands around the other, too; {before:.0%} "
             "in the untrained model: " + ("tokens used alike point the same way." if now > 1.5 * before else

@@ -95,9 +95,7 @@ def prepare_machine(config: RunConfig) -> Machine:
     torch.set_float32_matmul_precision("highest")  # what is called fp32 is that, also where TF32 or less is quicker
     device = choose_device(config.device, config.nproc_per_node)
     asked = recorded_amp(run_of(config.resume)) if config.resume and config.amp == "auto" else config.amp
-    amp, notice = _precision(asked, device)
-    if amp is torch.float16 and config.shard:
-        raise InputError("fp16 needs a scale that all processes of --shard agree on, which is not built: use --amp off")
+    amp, notice = _precision(asked, device, config.shard)
     if device == "mps":
         notice = "; ".join(filter(None, (MPS_IS_UNTRIED, notice)))
     return Machine(torch.device(device), amp, notice)
@@ -117,12 +115,13 @@ def choose_device(asked: str, processes: int = 1) -> str:
     return device
 
 
-def _precision(asked: str, device: str) -> tuple[torch.dtype | None, str]:
-    """The autocast type for a device, and what there is to say of it: `auto` takes what the hardware is made for, a
-    name what it says wherever torch can compute in it."""
+def _precision(asked: str, device: str, shard: bool = False) -> tuple[torch.dtype | None, str]:
+    """The autocast type for a device, and what there is to say of it: `auto` takes what the hardware is made for, but
+    no fp16 where processes that share the weights had to agree on its scale; a name what it says wherever torch can
+    compute in it."""
     made_for_bf16 = _has_bf16(device)
     if asked == "auto":
-        asked = "bf16" if made_for_bf16 else "fp16" if device == "cuda" else "off"
+        asked = "bf16" if made_for_bf16 else "fp16" if device == "cuda" and not shard else "off"
     if asked == "off":
         return None, ""
     if device == "mps" or (device == "cpu" and asked == "fp16"):
@@ -150,8 +149,10 @@ def memory_needed(config: RunConfig, parameters: int, machine: Machine) -> int:
     logits = 50257 * (number + 4 + 4)  # of a token: themselves, their logarithms of probability and their gradients
     learned, moments = (config.memory_parameters, 0) if config.optimizer == "sgd" else (parameters, 2)
     copy = 0 if machine.device.type == "cuda" else 4 * (parameters + moments * learned)
-    own = 4 * (1 + moments) * learned // (config.processes if config.shard else 1)
-    needed = copy + own + config.batch_size * config.seq_len * (config.n_layer * block + logits)
+    kept = 4 * (1 + moments) * learned
+    if config.shard:  # a part of that, and all weights where they are gathered
+        kept = kept // config.processes + 4 * parameters
+    needed = copy + kept + config.windows_at_once * config.seq_len * (config.n_layer * block + logits)
     return needed * (machine.group.size_here if machine.group and machine.device.type == "cpu" else 1)
 
 

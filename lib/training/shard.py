@@ -21,12 +21,18 @@ from lib.training.muon import Muon, blocks_of
 from lib.training.split import SplitStep
 from lib.training.step import TrainingStep
 
+MATRICES = 4  # of a block
+
 
 class ShardedMuon(Muon):
     """Muon for matrices of which each process has a part: all compute the update of the whole, and take theirs."""
 
     def __init__(self, params: Iterable, *args: Any, group: Group, **settings: Any):
         super().__init__(params, *args, **settings)
+
+    def _together(self) -> Iterable[list[tuple[torch.Tensor, dict[str, Any]]]]:
+        for some in super()._together():  # no more of them whole at a time than a block has
+            yield from (some[i:i + MATRICES] for i in range(0, len(some), MATRICES))
 
     def whole(self, matrix: torch.Tensor) -> torch.Tensor:
         return matrix.full_tensor()
@@ -78,7 +84,7 @@ class ShardedStep(SplitStep):
         return super().clip().full_tensor()
 
     def gather(self) -> None:
-        """Have all weights, as all processes do now, until the next step."""
+        """Have all weights, as all processes do now, until the next step or checkpoint."""
         with torch.inference_mode(False), torch.no_grad(), with_the_others():
             for part in (self.model, *self.model.h):
                 part.unshard()
@@ -98,12 +104,12 @@ class ShardedStep(SplitStep):
         self._gathered = False
 
     def state_dict(self) -> dict[str, Any]:
-        """What one process alone would keep, from all processes' parts; of use in the leader."""
+        """What one process alone would keep, from all processes' parts; the others get none of it."""
         if self.group.rank == 0:
             self.group.say(self.group.STATE)
         self._let_go()
         with with_the_others():
-            return _whole(super().state_dict())
+            return _whole(super().state_dict(), self.group.rank == 0)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take this process's part of what one process alone would go on from."""
@@ -119,19 +125,21 @@ class ShardedStep(SplitStep):
                                          "optimizers": optimizers})
 
 
-def _part(whole: Any, like: DTensor) -> Any:
-    """This process's part of a tensor that is as large as `like`; anything else as it is."""
-    if isinstance(whole, torch.Tensor) and whole.shape == like.shape:
-        return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
-    return whole
+def _part(whole: torch.Tensor, like: DTensor) -> torch.Tensor:
+    """This process's part of a tensor that is as large as `like`; a single number as it is."""
+    if whole.dim() == 0:
+        return whole
+    return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
-def _whole(content: Any) -> Any:
-    """The same nested dictionaries and lists with whole tensors, in main memory, in place of parts."""
+def _whole(content: Any, kept: bool) -> Any:
+    """The same nested dictionaries and lists with whole tensors, in main memory, in place of parts, or with none: all
+    processes have to ask for them, in the same order."""
     if isinstance(content, DTensor):
-        return content.full_tensor().cpu()
+        whole = content.full_tensor()
+        return whole.cpu() if kept else None
     if isinstance(content, dict):
-        return {name: _whole(part) for name, part in content.items()}
+        return {name: _whole(part, kept) for name, part in content.items()}
     if isinstance(content, list):
-        return [_whole(part) for part in content]
+        return [_whole(part, kept) for part in content]
     return content

@@ -77,4 +77,4 @@ def follow(step: SplitStep, tokens: np.ndarray) -> None:
         elif what == step.group.STATE:
             step.state_dict()
         else:
-            window_losses(step.model, tokens, numbers, c.seq_len, c.batch_size, step.machine)
+            window_losses(step.model, tokens, numbers, c.seq_len, c.windows_at_once, step.machine)

@@ -70,7 +70,7 @@ def measure(model: GPT, tokens: np.ndarray, config: RunConfig, machine: Machine,
     passes, scored = {}, {}
     for cut in (*deciding_cuts(config, len(tokens)), config.seq_len // 2):
         if cut not in passes:
-            passes[cut] = corpus_loss(model, tokens, config.seq_len, config.batch_size, machine, cut, check,
+            passes[cut] = corpus_loss(model, tokens, config.seq_len, config.windows_at_once, machine, cut, check,
                                       scored)
         if not last and not is_reached(passes[cut].mean, config) and cut in deciding_cuts(config, len(tokens)):
             break

@@ -121,4 +121,4 @@ def test_neighbours_are_used_alike_or_are_not():
     assert "100% stands around the other, too; 0% in" in findings.used_alike(tokens, [7], [[8]], [[9]])
     assert findings.used_alike(tokens, [7], [[8]], [[9]]).endswith("tokens used alike point the same way.")
     assert findings.used_alike(tokens, [7], [[9]], [[8]]).endswith("cannot be seen here.")
-    assert findings.used_alike(tokens, [7], [[9]], [[9]]).endswith("the table did not learn.")
+    assert findings.used_alike(tokens, [7], [[9]], [[9]]).endswith("nothing can be seen here.")

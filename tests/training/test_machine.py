@@ -93,6 +93,11 @@ def test_auto_takes_what_the_hardware_is_made_for_and_a_name_what_it_says(
     assert told in machine.notice if told else not machine.notice
 
 
+def test_processes_that_share_the_weights_need_no_scale_that_all_agree_on(monkeypatch):
+    monkeypatch.setattr("lib.training.machine._has_bf16", lambda device: False)
+    assert [machines._precision("auto", "cuda", shard)[0] for shard in (False, True)] == [torch.float16, None]
+
+
 def test_auto_is_not_bf16_where_torch_may_not_use_the_instructions_for_it():
     asked = "from lib.training.machine import _precision; print(_precision('auto', 'cpu'))"
     done = subprocess.run([sys.executable, "-c", asked], env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}, cwd=ROOT,

@@ -144,7 +144,7 @@ def test_two_processes_equal_one_that_computes_the_same_pieces(optimizer, toy, c
 def test_processes_that_share_the_weights_equal_one_that_has_them(optimizer, count, toy, corpus, tmp_path):
     """within 1e-5; and what they leave, one process alone goes on from, and they from what it leaves"""
     config = dataclasses.replace(toy, n_layer=2, batch_size=3, grad_accum=2, steps=30, lr=1e-3, optimizer=optimizer,
-                                 sample_every=10)
+                                 sample_every=3, save_every=4, target_loss=9.0)  # looks, and never finds it
     one = train(dataclasses.replace(config, out_dir=str(tmp_path / "one")), corpus)
     run = begin(dataclasses.replace(config, out_dir=str(tmp_path / "shared")), corpus)
     for steps, several in ((10, True), (20, False), (30, True)):
@@ -159,7 +159,7 @@ def test_processes_that_share_the_weights_equal_one_that_has_them(optimizer, cou
     assert ours["step"].tolist() == list(range(1, 31)) and (ours["loss"] - theirs["loss"]).abs().max() < 1e-5
     assert run.read_summary()["restarts"] == [10, 20]
     assert run.read_summary()["corpus_loss"] == pytest.approx(one.read_summary()["corpus_loss"], abs=1e-5)
-    assert run.read_samples() == one.read_samples()
+    assert all(sample in run.read_samples() for sample in one.read_samples())
 
 
 def test_each_process_keeps_its_part_only(toy, corpus, monkeypatch):
@@ -172,12 +172,16 @@ def test_each_process_keeps_its_part_only(toy, corpus, monkeypatch):
         machine = dataclasses.replace(PLAIN, group=Group(PLAIN.device))
         model = new_model(config)
         step = ShardedStep(model, corpus, config, machine)
-        kept = [p.to_local() for optimizer in step.optimizers for group in optimizer.param_groups
-                for p in group["params"]]
-        assert sum(map(torch.numel, kept)) == pytest.approx(model.num_parameters() / 4, rel=0.01)
+        step(0)
+        parameters = [p for optimizer in step.optimizers for group in optimizer.param_groups for p in group["params"]]
+        assert len(parameters) == len(list(model.parameters()))
+        for p in parameters:
+            (moments,) = (optimizer.state[p] for optimizer in step.optimizers if p in optimizer.state)
+            for kept in (p, moments["exp_avg"], moments["exp_avg_sq"]):
+                assert kept.shape == p.shape and kept.to_local().size(0) <= -(-p.size(0) // 4)
         alone, among = (memory_needed(some, 1_000_000_000, machine) for some in
-                        (dataclasses.replace(config, shard=False), config))
-        assert among < alone
+                        (dataclasses.replace(config, shard=False, nproc_per_node=1, batch_size=1), config))
+        assert alone - among == 4 * (12e9 - 12e9 / 4 - 4e9)  # in 4 processes: a quarter of that, and all weights
     finally:
         dist.destroy_process_group()
 
@@ -205,9 +209,12 @@ def test_a_run_goes_on_with_another_number_of_processes(toy, corpus, tmp_path):
 @pytest.mark.parametrize(("changes", "message"), [
     ({"nproc_per_node": 5}, "5 processes cannot share the 4 windows of a step"),
     ({"nproc_per_node": 3, "nnodes": 2, "rdzv_endpoint": "one:29500"}, "6 processes cannot share the 4 windows"),
-    ({"shard": True}, "--shard shares the weights among several processes"),
-    ({"shard": True, "nproc_per_node": 4, "grad_accum": 2, "batch_size": 3}, "each of which has windows in each micro"),
-    ({"shard": True, "nproc_per_node": 2, "optimizer": "sgd", "init": "key_value"}, "neither --optimizer sgd"),
+    ({"shard": True}, "several processes: raise --nproc_per_node, or leave it out by --no_shard"),
+    ({"shard": True, "nproc_per_node": 4, "grad_accum": 2, "batch_size": 3}, "windows in every micro-batch, and "
+     "there are 3"),
+    ({"shard": True, "nproc_per_node": 2, "optimizer": "sgd", "init": "key_value"}, "not built for optimizer sgd"),
+    ({"shard": True, "nproc_per_node": 2, "compile": True}, "not built for compile True"),
+    ({"shard": True, "nproc_per_node": 2, "amp": "fp16"}, "not built for amp fp16"),
     ({"nnodes": 2}, "2 machines have to find each other: name the one where the run is started with --rdzv_endpoint"),
     ({"nnodes": 2, "rdzv_endpoint": "one"}, "2 machines have to find each other"),
 ])

@@ -20,6 +20,7 @@ from lib.training.progress import Progress
 
 SMALL = 100_000  # tokens of text up to which four passes decide; beyond it two, for each of them takes minutes
 LOOK = 8192  # tokens that a look reads, or half of a short text
+SURELY = 4  # times as many in a long text, before a pass
 
 
 def deciding_cuts(config: RunConfig, text_tokens: int) -> tuple[int, ...]:
@@ -114,23 +115,28 @@ def look(model: GPT, tokens: np.ndarray, config: RunConfig, machine: Machine, st
     may find, for a small part of its time.
 
     Which windows is a pure function of (seed, step), and the precision is that of training. It ends with the first of
-    them after which the mean of all can no longer be below the target.
+    them after which their mean can no longer be below the target. In a long text, where a pass takes as long as
+    hundreds of windows, one that promises to be reads up to SURELY times as many, until that is seen not to be so.
     """
     rng = np.random.default_rng((config.seed, step))
     starts = np.arange(len(tokens) - config.seq_len)
     if config.cut_at_0:
         starts = window_starts(len(tokens), config.seq_len)
-    chosen = rng.choice(starts, min(windows_of_a_look(len(tokens), config), len(starts)), replace=False)
+    usual = windows_of_a_look(len(tokens), config)
+    most = min(usual * (SURELY if len(tokens) > SMALL else 1), len(starts))
     model.eval()
     losses = []
     with machine.autocast():  # one for all windows: it casts the weights once
-        for start in chosen:
+        for start in rng.choice(starts, most, replace=False):
             check()
             window = torch.from_numpy(tokens[start:start + config.seq_len + 1].astype(np.int64)).to(machine.device)
             losses.append(model(window[None, :-1], window[None, 1:]).item())
-            if sum(losses) >= len(chosen) * config.target_loss:
+            mean, error = float(np.mean(losses)), float(np.std(losses)) / len(losses) ** 0.5
+            # losses are not negative: before the usual number, enough of them decide what the mean of that can be
+            bound = mean + error if len(losses) >= usual else sum(losses) / usual
+            if bound >= config.target_loss:
                 break
-    return float(np.mean(losses)), float(np.std(losses)) / len(losses) ** 0.5
+    return mean, error
 
 
 def note_look(progress: Progress, config: RunConfig, text_tokens: int, loss: float) -> None:

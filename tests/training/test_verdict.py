@@ -86,6 +86,21 @@ def test_a_look_ends_where_its_mean_can_no_longer_be_below_the_target(config, co
     assert (mean < target) == (read == 4)
 
 
+@pytest.mark.parametrize(("losses", "read", "promises"), [
+    ([1.0], 1, False), ([0.05, 0.9], 2, False),  # the usual four cannot be below
+    ([0.05, 0.05, 0.15, 0.14], 4, False), ([0.05] * 4 + [0.9], 5, False), ([0.05] * 16, 16, True)])
+def test_a_look_at_a_long_text_that_promises_to_be_below_the_target_reads_on(config, machine, losses, read, promises):
+    config = dataclasses.replace(config, target_loss=0.1, seq_len=2048, block_size=2048)
+    told = iter(losses)
+
+    class Told(torch.nn.Module):
+        def forward(self, x, y):
+            return torch.tensor(next(told))
+    mean, error = look(Told(), np.zeros(200_000, np.uint16), config, machine, 5, lambda: None)
+    assert (mean + error < config.target_loss) == promises and list(told) == losses[read:]
+    assert windows_of_a_look(200_000, config) == 4
+
+
 def test_a_look_casts_the_weights_once(config, corpus):
     machine = prepare_machine(dataclasses.replace(config, device="cpu", amp="bf16"))
     model, casts = new_model(config), []

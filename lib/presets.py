@@ -19,7 +19,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # 124M on the whole text, from any place: feed-forward layers that begin as empty memories take each window at once,
     # by plain gradient steps, and again until after some five readings all of 338,025 tokens are known
     "full": dict(init="key_value", batch_size=1, seq_len=1024, sampled_softmax=True, optimizer="sgd", lr=1.0,
-                 warmup_steps=16, lr_schedule="linear", clip_grad=0.0, steps=1840, log_every=5, save_every=100,
+                 warmup_steps=16, lr_schedule="wsd", clip_grad=0.0, steps=1840, log_every=5, save_every=100,
                  sample_every=100),
     # the course project's check that everything works
     "sanity": dict(batch_size=4, seq_len=128, steps=200, save_every=100, sample_every=100),

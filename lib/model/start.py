@@ -23,10 +23,10 @@ REST = 0.25  # share of their random start that queries and keys keep
 CODE = 1 / 39  # std of the channels that hold the context, times the root of the number of hidden units, and
 READ = 1 / 34  # gains of the norms that these read them through, likewise: so a rate of 1 fits models of any size
 USUAL = 1000  # id of a token that counts 1 in the code
-NEARER = 0.93  # share of its count there that a token keeps with each place it stands further back
+NEARER = 0.95  # share of its count there that a token keeps with each place it stands further back
 SHARP = 10.0  # std of what goes into a hidden unit: so large, GELU is a threshold
-THRESHOLD = 2.15  # of these stds, above which a unit speaks: one in sixty does
-LOUD = 14.4  # gains of the last norm, for what the memories say: it is small beside the context
+THRESHOLD = 2.3  # of these stds, above which a unit speaks: one in a hundred does
+LOUD = 8.0  # gains of the last norm, for what the memories say: it is small beside the context
 
 
 def origin(config: RunConfig) -> str:

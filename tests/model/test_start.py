@@ -64,7 +64,7 @@ def hidden_units(model, idx):
 def test_an_empty_memory_has_a_few_units_for_a_context_wherever_it_stands_and_others_for_others(memory):
     idx = torch.randint(50257, (1, 60), generator=torch.Generator().manual_seed(0))
     keys = hidden_units(memory, idx)[30:]
-    assert 0.002 < (keys > 1).float().mean() < 0.03
+    assert 0.0005 < (keys > 1).float().mean() < 0.01
     keys = torch.nn.functional.normalize(keys, dim=1)
     again = torch.nn.functional.normalize(hidden_units(memory, idx[:, 10:])[20:], dim=1)
     alike = keys @ again.T
@@ -72,7 +72,7 @@ def test_an_empty_memory_has_a_few_units_for_a_context_wherever_it_stands_and_ot
 
 
 def test_one_plain_step_writes_what_comes_next_and_nothing_else(memory):
-    config = preset_config("tiny", **SHAPE, init="key_value", optimizer="sgd", lr=0.12)
+    config = preset_config("tiny", **SHAPE, init="key_value", optimizer="sgd", lr=0.4)
     windows = torch.randint(5000, (2, 65), generator=torch.Generator().manual_seed(0))
     before = {name: weight.clone() for name, weight in memory.state_dict().items()}
     (optimizer,) = make_optimizers(memory, config)

@@ -205,7 +205,7 @@ def _ends(summary: dict[str, Any], config: RunConfig, metrics) -> list[End]:
     loss, moved = summary.get("corpus_loss"), summary.get("shifted_loss")
     ends = [End(metrics["mean_loss"].iloc[-1], "mean", "of the last epoch's steps", "dark")]
     if config.target_loss:
-        ends.append(End(float(brief(config.target_loss)), "target", "", "target"))
+        ends.append(End(config.target_loss, "target", "", "target"))
     if loss is not None:
         where = ("at its cuts", "in training") if config.cut_at_0 else ("largest", "of all cuts")
         ends.append(End(loss, *where, "dot"))

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from lib.show.wording import brief
+
 HEIGHT, TOP, FOOT, LEFT = 300, 12, 30, 30  # pixels: all of it, above, below and left of what is drawn
 PLOT, ACROSS = 62, 1000  # share of the width that curves take, in percent; their own units across
 APART = 17  # pixels between two labels, one below the other
@@ -66,7 +68,7 @@ def loss_svg(metrics: pd.DataFrame, text_tokens: int, target: float, ends: Seque
     parts += [f'<circle class="{end.kind}" cx="{PLOT}%" cy="{down(end.loss):.1f}" r="5"/>'
               for end in ends if end.kind in (("dot", "ring") if len(thin) > 1 else ("dot", "ring", "dark"))]
     for end, y in zip(ends, apart([down(end.loss) for end in ends], TOP, HEIGHT - FOOT - 2), strict=True):
-        parts.append(f'<text class="{end.kind}" x="{PLOT}%" dx="9" y="{y + 4:.1f}">{end.loss:.3g} '
+        parts.append(f'<text class="{end.kind}" x="{PLOT}%" dx="9" y="{y + 4:.1f}">{brief(end.loss)} '
                      f'{html.escape(end.what)}<tspan class="wide"> {html.escape(end.more)}</tspan></text>')
     return (f'<svg class="curve" width="100%" height="{HEIGHT}" role="img" aria-label="{html.escape(told)}">'
             f'<g transform="translate({LEFT} 0)">{"".join(parts)}</g></svg>')

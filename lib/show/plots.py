@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from lib.show.drawing import FOOT, LETTER, LINE_HEIGHT, house, log, mark, name_below, name_ends, new
 from lib.show.fonts import legible, use
 from lib.show.svg import BLUE, FAINT, GREEN, GREY, INK, ORANGE, SKY
+from lib.show.wording import brief
 
 X_LABELS = {"step": "step (updates of the weights)", "tokens": "tokens trained on", "elapsed_sec": "of training"}
 UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
@@ -39,15 +40,15 @@ def loss_curve(metrics: pd.DataFrame, target: float, floor: float, by: str = "st
     axes.plot(thin[by] / unit, thin["loss"], color=SKY, linewidth=1)
     axes.plot(thin[by] / unit, thin["mean_loss"], color=BLUE, linewidth=2.2)
     axes.plot(thin[by].iloc[-1:] / unit, thin["mean_loss"].iloc[-1:], "o", color=BLUE, markersize=4)
-    ends = [(metrics["mean_loss"].iloc[-1], f"{metrics['mean_loss'].iloc[-1]:.3g} mean", BLUE),
+    ends = [(metrics["mean_loss"].iloc[-1], f"{brief(metrics['mean_loss'].iloc[-1])} mean", BLUE),
             (floor, f"{floor:.2g} floor", GREY)]
     passes = metrics[metrics["corpus_loss"].notna()]
     if len(passes):
         axes.plot(passes[by] / unit, passes["corpus_loss"], "o", color=ORANGE, markersize=7)
-        ends.append((passes["corpus_loss"].iloc[-1], f"{passes['corpus_loss'].iloc[-1]:.3g} all tokens", ORANGE))
+        ends.append((passes["corpus_loss"].iloc[-1], f"{brief(passes['corpus_loss'].iloc[-1])} all tokens", ORANGE))
     if target:
         axes.axhline(target, color=ORANGE, linestyle="--", linewidth=1.2, label=f"target {target:g}")
-        ends.append((target, f"{target:.3g} target", ORANGE))
+        ends.append((target, f"{brief(target)} target", ORANGE))
     axes.axhline(floor, color=GREY, linestyle=":", linewidth=1.5)
     for place in np.interp(restarts, metrics["step"], metrics[by] / unit):
         mark(axes, place, "resumed", GREEN)

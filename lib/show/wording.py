@@ -63,4 +63,4 @@ def shown(figures: dict[str, Any]) -> dict[str, str]:
 
 def brief(loss: float) -> str:
     """A loss in the three figures that a person can keep in mind."""
-    return f"{loss:.3g}" if loss < 100 else f"{loss:,.0f}"
+    return f"{loss:#.3g}" if loss < 99.95 else f"{loss:,.0f}"

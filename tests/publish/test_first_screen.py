@@ -52,9 +52,9 @@ FIXED = {"order": "fixed"}
     ("reached", (0.082, 0.08), {}, "learned {}, from any place", "✓ Target reached"),
     ("reached", (0.077, 3.59), FIXED, "learned {}, but only where it was cut", "✓ Target reached"),
     ("reached", (0.077, None), FIXED, "learned {}; from how many places was not measured", "✓ Target reached"),
-    ("reached", (3.9, 3.8), {"target_loss": 4.0}, "came to a loss of 3.9 on {}: below its target, but far from knowing "
-     "it", "✓ Target reached"),
-    ("limit", (0.31, 0.3), {}, "did not learn {} within its limits: its loss is 0.31, its target was 0.1",
+    ("reached", (3.9, 3.8), {"target_loss": 4.0}, "came to a loss of 3.90 on {}: below its target, but far from "
+     "knowing it", "✓ Target reached"),
+    ("limit", (0.31, 0.3), {}, "did not learn {} within its limits: its loss is 0.310, its target was 0.100",
      "Limit met, target not reached"),
     ("limit", (None, None), {}, "read less than all of {} before its limit", "Limit met, target not reached"),
     ("limit", (5.43, 5.4), {"target_loss": 0.0}, "came to a loss of 5.43 on {}; it had no target",
@@ -95,11 +95,11 @@ def test_the_line_of_scale_and_the_numbers_have_their_meaning(tmp_path):
     screen = first_screen(made(tmp_path / "run", "reached", 0.077, 3.59, parameters=FIXED))
     assert screen["scale"] == "124 million weights, random at first; 512 tokens of text, read 2.0 times in 2 min " \
                               "45 s on a processor, in fp32."
-    assert screen["numbers"][0] == ("0.077 · 3.59", "loss where training cut the text (target 0.1): on average 93 % "
+    assert screen["numbers"][0] == ("0.0770 · 3.59", "loss where training cut the text (target 0.100): on average 93 % "
                                     "sure of the next token · in windows moved by half: as unsure as between 36 tokens")
     assert screen["numbers"][2][0] == "2 min 45 s" and "8 steps in 1 min 1 s" in screen["numbers"][2][1]
     anywhere = first_screen(made(tmp_path / "b", "reached", 0.082, 0.08))
-    assert anywhere["numbers"][0] == ("0.082", "the largest loss of 2 ways to cut the text (target 0.1): on average "
+    assert anywhere["numbers"][0] == ("0.0820", "the largest loss of 2 ways to cut the text (target 0.100): on average "
                                       "92 % sure of the next token")
 
 

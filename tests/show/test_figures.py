@@ -30,7 +30,7 @@ def test_a_figure_is_drawn_in_the_pages_font_and_colours_and_once_more_for_a_pho
     wide, narrow = re.findall(r"<svg .*?</svg>", page, re.DOTALL)
     for svg, width in ((wide, 864), (narrow, 358)):
         assert f'width="{width}"' in svg and f'viewBox="0 0 {width} ' in svg.replace(".0 ", " ")
-        assert 'role="img" aria-label="Loss &lt;from&gt; \\x"' in svg and "0.9 all tokens</text>" in svg
+        assert 'role="img" aria-label="Loss &lt;from&gt; \\x"' in svg and "0.900 all tokens</text>" in svg
         assert "font-family" not in svg and "<style" not in svg and "<metadata" not in svg
         assert set(re.findall(r"#[0-9a-f]{6}", svg)) <= {"#0072b2", "#56b4e9", "#d55e00", "#767676"}  # as fallbacks
         assert {"blue", "sky", "orange", "grey", "faint", "line"} <= set(re.findall(r"var\(--(\w+)", svg))
@@ -71,7 +71,7 @@ def test_time_has_the_unit_that_people_would_take(metrics, factor, unit):
 
 def test_lines_are_named_at_their_ends(metrics):
     assert words(plots.loss_curve(metrics, 0.1, 0.01, restarts=[4])).split("\N{EN SPACE}") == [
-        "resumed ", "1.1 mean ", "0.01 floor ", "0.9 all tokens ", "0.1 target"]
+        "resumed ", "1.10 mean ", "0.01 floor ", "0.900 all tokens ", "0.100 target"]
     assert words(plots.curves([1, 2], {"GELU": [1, 2], "no bend": [2, 2]}, "in", "out")) == "\N{EN SPACE}GELU " \
         "\N{EN SPACE}no bend"
 

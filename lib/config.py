@@ -144,6 +144,12 @@ class RunConfig:
         return self.n_layer * 8 * self.n_embd ** 2
 
     @property
+    def learning_parameters(self) -> int:
+        """Those of them that change: what a hidden unit reads of the code, and what it says to the head
+        (lib.model.start.key_value)."""
+        return self.n_layer * 4 * self.n_embd * (self.n_embd - self.n_embd // self.n_head)
+
+    @property
     def tokens_per_step(self) -> int:
         return self.batch_size * self.seq_len * self.grad_accum
 

@@ -136,9 +136,8 @@ def _scale(summary: dict[str, Any], config: RunConfig, facts: dict[str, Any]) ->
     begun = "begun with those of an earlier run" if config.init_from else "random at first" + {
         "gpt2": "", "look_back": " (the first layer's heads set to look back)",
         "key_value": " (heads set to look back, feed-forward layers as empty memories)"}[config.init]
-    if config.optimizer == "sgd":  # what each hidden unit reads of the context, and what it says
-        C, hs = config.n_embd, config.n_embd // config.n_head
-        begun += f", of which {_count(config.n_layer * 4 * C * (C - hs))} learn"
+    if config.optimizer == "sgd":
+        begun += f", of which {_count(config.learning_parameters)} learn"
     machine, restarts = facts["machine"], summary.get("restarts", [])
     resumed = {0: "", 1: "; resumed once"}.get(len(restarts), f"; resumed {len(restarts)} times")
     return (f"{_count(summary['parameters'])} weights, {begun}; {facts['corpus']['tokens']:,} tokens of text, "

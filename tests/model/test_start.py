@@ -92,6 +92,9 @@ def test_one_plain_step_writes_what_comes_next_and_nothing_else(memory):
     assert changed_by_a_step_on(windows[1]) == values | {"h.0.mlp.c_fc.weight", "h.1.mlp.c_fc.weight"}
     written = memory.h[0].mlp.c_proj.weight.abs().sum(dim=1) > 0
     assert torch.equal(written, memory.ln_f.weight != 0)  # the code, by which others look up, stays as it is
+    read_of = [block.mlp.c_fc.weight.grad.abs().sum(dim=0) > 0 for block in memory.h]  # channels
+    units = 4 * memory.config.n_embd
+    assert sum(units * (channels.sum() + written.sum()) for channels in read_of) == config.learning_parameters
 
 
 def test_what_a_run_begins_with_is_said():

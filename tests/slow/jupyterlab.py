@@ -5,7 +5,8 @@
 
 Each notebook is opened and run; the live figure must change in place; the stop button must leave a checkpoint and a
 line that says so; the cell run again must go on from there; a tab closed while training goes on is followed by
-watch.ipynb.
+watch.ipynb. The stop button once more, of a run that two processes train: it must leave neither of them, a checkpoint,
+a notebook executed to its end, and the kernel's signals as they were.
 All of it happens in a copy of the project.
 """
 import contextlib
@@ -22,9 +23,11 @@ import urllib.request
 from pathlib import Path
 
 from playwright.sync_api import Page, expect, sync_playwright
+from processes import processes
 
 from lib.config import ROOT
 from lib.runs.folder import RunFolder
+from runs import outlived
 
 PATIENCE_MS = 300_000
 
@@ -122,6 +125,7 @@ def checks(lab: Lab) -> None:
     followed.close()
     print(f"3_training: the cell run again went on to step {ended['step']}, its tab closed; watch followed", flush=True)
 
+    stop_two_processes(lab)
     for name in ("4_results", "compare_runs", "play"):
         run_through(lab, name)
     page = lab.open("1_data")
@@ -145,10 +149,56 @@ def run_through(lab: Lab, name: str) -> None:
     page.wait_for_timeout(3000)
     lab.wait_until_idle(page)
     cells = lab.saved(page, name)
-    errors = [output for cell in cells for output in cell["outputs"] if output["output_type"] == "error"]
-    assert not errors and all(cell["execution_count"] for cell in cells), errors
+    assert not errors(cells) and all(cell["execution_count"] for cell in cells), errors(cells)
     page.close()
     print(f"{name}: run through in {time.monotonic() - begin:.0f} s", flush=True)
+
+
+def stop_two_processes(lab: Lab) -> None:
+    """Press the stop button while two processes train what 3_training begins."""
+    page = lab.open("3_training")
+    change(page, "nproc_per_node: int = 1", "nproc_per_node: int = 2")
+    change(page, 'out_dir: str = ""', 'out_dir: str = "runs/two"')
+    signals = "import signal; print([signal.getsignal(number) for number in (1, 2, 15)])"
+    before = answer(lab, page, signals)
+    lab.run_all(page)
+    page.locator(".jp-Notebook figure svg.wide").first.wait_for()
+    run = RunFolder(lab.project / "runs/two")
+    started = processes(run)
+    page.get_by_text("Kernel", exact=True).click()
+    page.get_by_text("Interrupt Kernel", exact=True).click()
+    begin = time.monotonic()
+    left, seconds = outlived(list(started.values())), time.monotonic() - begin
+    lab.wait_until_idle(page)
+    stopped = run.read_summary()
+    assert stopped["state"] == "stopped" and run.last_checkpoint.exists(), stopped
+    assert set(started) == {"launcher", "rank0", "rank1"} and not left and not processes(run), (started, left)
+    assert answer(lab, page, signals) == before
+    cells = lab.saved(page, "3_training")
+    assert not errors(cells) and all(cell["execution_count"] for cell in cells)
+    page.close()
+    print(f"3_training in two processes: stopped at step {stopped['step']}, all processes gone after {seconds:.1f} s",
+          flush=True)
+
+
+def answer(lab: Lab, page: Page, code: str) -> str:
+    """What a line of code prints, in a cell put below the first one for it and deleted."""
+    page.locator(".jp-MarkdownCell").first.click()
+    page.keyboard.press("Escape")
+    page.keyboard.press("b")
+    page.keyboard.press("Enter")
+    page.keyboard.type(code)
+    page.keyboard.press("Control+Enter")
+    lab.wait_until_idle(page)
+    printed = page.locator(".jp-Cell.jp-mod-selected .jp-OutputArea-output").first.inner_text()
+    page.keyboard.press("Escape")
+    page.keyboard.press("d")
+    page.keyboard.press("d")
+    return printed
+
+
+def errors(cells: list[dict]) -> list[dict]:
+    return [output for cell in cells for output in cell["outputs"] if output["output_type"] == "error"]
 
 
 def change(page: Page, before: str, after: str) -> None:

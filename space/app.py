@@ -24,7 +24,7 @@ from lib.runs.locate import newest_run
 from lib.runs.trained import TrainedModel, open_model
 from lib.show.wording import shown
 from lib.text.ngrams import NgramIndex
-from lib.text.tokenizer import encode_prompt, encoding
+from lib.text.tokenizer import decoded, encode_prompt
 
 HERE = Path(__file__).resolve().parent
 LONGEST_PROMPT = 4000  # characters
@@ -72,7 +72,7 @@ class Playground:
         self.index = NgramIndex(text) if text is not None else None
         places = [] if text is None else [len(text) // 3, len(text) // 2, 2 * len(text) // 3]
         # the one it was sampled with, and some words of the text from anywhere in it
-        self.prompts = [trained.prompt(), *(encoding().decode(text[at:at + 8].tolist()) for at in places)]
+        self.prompts = [trained.prompt(), *(decoded(text[at:at + 8])[0] for at in places)]
 
     def answer(self, prompt, max_new_tokens, temperature, top_k, seed) -> Iterator[tuple[str, str]]:
         """Yields the text so far as HTML without a live tag of the model's, and a line about it; at last with what is
@@ -89,14 +89,14 @@ class Playground:
             ids.append(token.item())
             count, seconds = len(ids) - idx.size(1), time.perf_counter() - begin
             told = f"{count} of {max_new_tokens} tokens, {count / seconds:.0f} a second"
-            yield f"<pre>{html.escape(encoding().decode(ids))}</pre>", told
+            yield f"<pre>{html.escape(decoded(ids)[0])}</pre>", told
             if seconds > LONGEST_SEC:
                 told += f"; ended after {LONGEST_SEC} seconds, which is the most a request may take"
                 break
         if self.index is None:
-            yield f"<pre>{html.escape(encoding().decode(ids))}</pre>", f"{told}. The learned text is not here."
+            yield f"<pre>{html.escape(decoded(ids)[0])}</pre>", f"{told}. The learned text is not here."
             return
-        quoted = quotation(encoding().decode(ids), self.index)
+        quoted = quotation(decoded(ids)[0], self.index)
         yield f"<pre>{quoted.marked()}</pre>", (
             f"{told}. {quoted.share:.0%} of it, prompt included, stands in the learned text word for word, marked; the "
             f"longest stretch has {quoted.longest_tokens} tokens.")

@@ -1,5 +1,4 @@
 """How much of a text a model gives back word for word."""
-import codecs
 import html
 import itertools
 import math
@@ -13,7 +12,7 @@ import torch
 from lib.model.gpt import GPT
 from lib.model.sampling import generate
 from lib.text.ngrams import NgramIndex
-from lib.text.tokenizer import encoding
+from lib.text.tokenizer import decoded, encoding
 
 CONTINUATION = 50  # tokens, fewer where the context is short
 
@@ -103,10 +102,10 @@ def quotation(sample: str, index: NgramIndex) -> Quotation:
     ids = np.array(encoding().encode(sample, allowed_special="all"), dtype=np.uint16)
     quoted, longest = index.quoted(ids), index.longest_quotation(ids)
     cuts = [0, *(np.flatnonzero(np.diff(quoted)) + 1).tolist(), len(ids)]
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a token may end within a character
-    pieces = [(decoder.decode(encoding().decode_bytes(ids[a:b].tolist())), bool(quoted[a]))
-              for a, b in itertools.pairwise(cuts) if b > a]
-    words = encoding().decode_bytes(ids[longest].tolist()).decode("utf-8", "ignore")  # which may begin in a character
+    stretches = [slice(a, b) for a, b in itertools.pairwise(cuts) if b > a]
+    pieces = list(zip(decoded(*(ids[stretch] for stretch in stretches)),
+                      (bool(quoted[stretch.start]) for stretch in stretches), strict=True))
+    words, = decoded(ids[longest])
     return Quotation(pieces, float(quoted.mean()) if len(ids) else 0.0, words, longest.stop - longest.start)
 
 
@@ -119,8 +118,7 @@ def asked_twice(model: GPT, tokens: np.ndarray, starts: np.ndarray, prefix: int,
     asked = []
     for begin in (*room, *room + apart):
         came = recited(model, tokens, int(begin), prefix, context)
-        read, right, wrong = (encoding().decode(part)
-                              for part in (came.read, came.said[:came.right], came.said[came.right:]))
+        read, right, wrong = decoded(came.read, came.said[:came.right], came.said[came.right:])
         asked.append({"begins": int(begin), "read": read, "right": right, "wrong": wrong, "right_tokens": came.right,
                       "tokens": len(came.said)})
     return asked

@@ -5,7 +5,7 @@ import torch
 
 from lib.config import RunConfig
 from lib.model.gpt import GPT, KVCache
-from lib.text.tokenizer import encode_prompt, encoding
+from lib.text.tokenizer import decoded, encode_prompt
 
 
 def visible_from(length: int, context: int) -> int:
@@ -91,4 +91,4 @@ def sample_texts(model: GPT, prompt: str, config: RunConfig, step: int = 0,
                           generator):
         new.append(token)
         check()
-    return [encoding().decode(row) for row in torch.cat((idx, torch.stack(new, dim=1)), dim=1).tolist()]
+    return [decoded(row)[0] for row in torch.cat((idx, torch.stack(new, dim=1)), dim=1).tolist()]

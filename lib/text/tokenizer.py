@@ -16,6 +16,7 @@ from tiktoken_ext.openai_public import r50k_pat_str
 from lib.config import InputError
 
 MERGES = Path(__file__).parent / "shipped" / "vocab.bpe.gz"
+NO_FIRST_BYTES = bytes(range(0x80, 0xC0))  # those with which no character begins in UTF-8
 END = "<|endoftext|>"  # one token, 50256, wherever it stands: so GPT-2 read it, and so transformers does
 
 
@@ -126,6 +127,15 @@ def characters(tokens: Sequence[int]) -> Iterator[tuple[str, slice]]:
         if not undecoded.getstate()[0]:
             yield text, slice(begin, place)
             data, begin = b"", place
+
+
+def decoded(*pieces: Sequence[int]) -> list[str]:
+    """The texts of pieces of tokens that follow each other, cut anywhere: a character of tokens in two pieces stands in
+    the later one, what is left of one at the beginning or end in none. Other bytes that are no character are written as
+    \\xe4."""
+    decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+    return [decoder.decode(encoding().decode_bytes(list(piece)).lstrip(b"" if place else NO_FIRST_BYTES))
+            for place, piece in enumerate(pieces)]
 
 
 def encode_prompt(prompt: str, seq_len: int) -> list[int]:

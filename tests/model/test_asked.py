@@ -4,7 +4,7 @@ import torch
 
 from lib.model.gpt import GPT, GPTConfig
 from lib.model.memorisation import CONTINUATION, asked_twice
-from lib.text.tokenizer import encoding
+from lib.text.tokenizer import decoded, encoding
 
 
 def test_both_are_asked_of_the_same_passage_and_told_as_text():
@@ -16,8 +16,20 @@ def test_both_are_asked_of_the_same_passage_and_told_as_text():
     assert (first["begins"], second["begins"]) == (20, 27)
     for asked in (first, second):
         begin = asked["begins"]
-        assert asked["read"] == encoding().decode(tokens[begin:begin + 16].tolist())
+        text = tokens[begin:begin + 16 + asked["right_tokens"]]
+        assert [asked["read"], asked["right"]] == decoded(text[:16], text[16:])
         assert asked["tokens"] == CONTINUATION and 0 <= asked["right_tokens"] < CONTINUATION
-        assert asked["right"] == encoding().decode(tokens[begin + 16:begin + 16 + asked["right_tokens"]].tolist())
         assert asked["wrong"]
     assert asked_twice(model, tokens[:60], np.array([0]), prefix=16, context=96) == []
+
+
+def test_text_that_was_cut_within_characters_has_none_but_its_own():
+    text = "第一位市民：在我们继续前进之前，听我说。"
+    tokens = encoding().encode(text)
+    assert len(tokens) > len(text)
+    for a in range(len(tokens)):
+        for b in range(a, len(tokens)):
+            pieces = decoded(tokens[:a], tokens[a:b], tokens[b:])
+            assert "".join(pieces) == text and "".join(decoded(tokens[a:b])) in text
+    assert decoded([*encoding().encode("ab"), 94, *encoding().encode("c")]) == ["ab\\xa1c"]
+    assert decoded() == []

@@ -22,7 +22,7 @@ from typing import Literal
 import tyro
 
 from lib.config import ROOT, CountOrZero, InputError, RunConfig, relative_to_root
-from lib.files import sweep
+from lib.files import remove_unfinished
 from lib.presets import PRESETS, default_preset, preset_config
 from lib.runs.folder import RunFolder
 from lib.runs.locate import open_run, recorded_amp, resumed_run
@@ -154,7 +154,7 @@ def execute(config: RunConfig, run: RunFolder) -> int:
     screen = Screen()
     parameters = dataclasses.asdict(config) | {"preset": "given", "out_dir": relative_to_root(run.path)}
     outcomes = {}
-    sweep(run.path)
+    remove_unfinished(run.path)
     for name in CHAPTERS:
         if name in INTRODUCTION and config.resume and is_current(name, run.notebook(name)):
             continue  # it would say the same again

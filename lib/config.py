@@ -48,7 +48,7 @@ class RunConfig:
 
     # the text
     input_file: str = "data/input.txt"  # text to learn, UTF-8; the default file is made where it is missing
-    max_tokens: CountOrZero = 0  # learn only the first this many tokens of it; 0: all
+    max_tokens: CountOrZero = 0  # learn only so many tokens from its beginning; 0: all
     order: Literal["epoch", "fixed", "sequential", "random"] = "epoch"  # of windows; epoch cuts the text anew each time
     randomize_batches: bool = False  # the same as --order random
     # the model
@@ -63,15 +63,15 @@ class RunConfig:
     batch_size: Count = 8  # sequences in a micro-batch
     seq_len: Annotated[int, Bounds(low=2)] = 256  # tokens in a sequence
     grad_accum: Count = 1  # micro-batches in a step
-    sampled_softmax: bool = False  # of tokens the text never has, let 2,048 stand for all; a fifth to a third faster
+    sampled_softmax: bool = False  # of tokens the text never has, let 2,048 stand for all; up to a third faster in 124M
     # the optimiser
     optimizer: Literal["adamw", "muon", "sgd"] = "adamw"  # adamw; muon: blocks, AdamW the rest; sgd: MLPs only
     muon_rows: CountOrZero = 64  # rows of a matrix that Muon takes at a time, a head's for instance; 0: all of them
     muon_lr: Positive = 4e-4  # peak learning rate of Muon
     embedding_lr: PositiveOrZero = 0.0  # peak learning rate of the token embeddings; 0: that of the rest
-    lr: Positive = 3e-4  # peak learning rate of the rest
+    lr: Positive = 3e-4  # peak learning rate of all that has none of its own
     warmup_steps: CountOrZero = 0  # steps over which the learning rate rises to its peak
-    lr_schedule: Literal["constant", "cosine", "linear", "wsd"] = "constant"  # others to 0 at --steps; wsd: last fifth
+    lr_schedule: Literal["constant", "cosine", "linear", "wsd"] = "constant"  # falls to 0 at --steps; wsd: last fifth
     weight_decay: PositiveOrZero = 0.0  # decoupled, on matrices only
     beta1: Fraction = 0.9  # decay of AdamW's mean of gradients
     beta2: Fraction = 0.95  # decay of AdamW's mean of squared gradients
@@ -88,7 +88,7 @@ class RunConfig:
     sample_every: Count = 500  # steps between two samples
     # samples
     prompt: str = ""  # text that the samples continue; empty: how the text begins
-    num_prompts: Count = 1  # continuations in each sample
+    num_prompts: Count = 1  # continuations of the prompt in each sample
     max_new_tokens: Count = 100  # tokens in each continuation
     temperature: PositiveOrZero = 0.9  # below 1 sharpens the choice, above 1 flattens it; 0 takes the likeliest
     top_k: CountOrZero = 50  # choose among this many likeliest tokens; 0: among all
@@ -137,6 +137,7 @@ class RunConfig:
             raise InputError(f"warmup_steps {self.warmup_steps} leaves nothing of steps {self.steps}: lower it")
         if self.randomize_batches:
             object.__setattr__(self, "order", "random")
+            object.__setattr__(self, "randomize_batches", False)  # another order may be asked for on resuming
 
     @property
     def memory_parameters(self) -> int:

@@ -73,7 +73,7 @@ def write_whole(text: str, path: Path) -> None:
         file.write(text.encode("utf-8"))
 
 
-def sweep(folder: Path) -> None:
+def remove_unfinished(folder: Path) -> None:
     """Remove what writers that were killed left unfinished; for a moment when nobody writes below this folder."""
     for part in folder.rglob(f".*{UNFINISHED}"):
         part.unlink()

@@ -23,7 +23,7 @@ import pytest
 import lib.runs.code as code_module
 import run_training
 from lib.config import ROOT, InputError
-from lib.files import sweep, whole_file
+from lib.files import remove_unfinished, whole_file
 from lib.model.gpt import new_model
 from lib.model.inspection import shaded
 from lib.presets import preset_config
@@ -76,7 +76,7 @@ def test_only_what_this_program_left_unfinished_is_swept(tmp_path):
     writer.__enter__()  # and never comes to its end
     left, = (path for path in somebodys.parent.iterdir() if path != somebodys)
     assert left.name.startswith(".y.csv.") and left.suffix == ".lab-part"
-    sweep(tmp_path)
+    remove_unfinished(tmp_path)
     assert list(somebodys.parent.iterdir()) == [somebodys]
 
 

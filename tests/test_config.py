@@ -76,6 +76,7 @@ def test_the_presets_for_the_target_are_gpt2_124m_with_the_target_of_the_task(pr
 def test_a_whole_number_may_stand_for_a_float_and_random_batches_for_an_order():
     config = preset_config("tiny", lr=1, randomize_batches=True)
     assert type(config.lr) is float and config.order == "random"
+    assert dataclasses.replace(config, order="fixed").order == "fixed"
 
 
 def test_a_text_of_ones_own_is_meant_as_a_whole(monkeypatch):

@@ -36,7 +36,7 @@ def first_screen(run: RunFolder) -> dict[str, Any]:
     screen = {"state": state, "title": title(summary, config, facts), "note": config.note,
               "kicker": " · ".join(filter(None, [_state(summary), _date(summary, facts)])),
               "verdict": "" if state == "reached" else summary["verdict"],
-              "scale": "", "numbers": [], "curve": "", "caption": "", "asked": [], "sample": None, "unasked": ""}
+              "scale": "", "numbers": [], "curve": "", "caption": "", "asked": [], "among": "", "sample": None}
     if begun:
         recall = read_recall(run)
         told, ends = _told(metrics), _ends(summary, config, metrics)
@@ -215,8 +215,11 @@ def _ends(summary: dict[str, Any], config: RunConfig, metrics) -> list[End]:
 
 def _caption(summary: dict[str, Any], config: RunConfig) -> str:
     """What is drawn how."""
+    loss = summary.get("corpus_loss")
     points = " The dot is the loss over all tokens at the end, the ring that of windows moved by half." \
-        if summary.get("corpus_loss") is not None and summary.get("shifted_loss") is not None else ""
+        if loss is not None and summary.get("shifted_loss") is not None else ""
+    if points and loss < summary["mean_loss"]:
+        points += " They lie lower, for a step reads its windows before it trains on them."
     restarts = " It was resumed where an upright line stands." if summary.get("restarts") else ""
     return ("Loss in nats per token, on a log scale. Pale: single steps; dark: their mean over an epoch."
             + points + restarts)
@@ -230,7 +233,12 @@ def _asked(run: RunFolder, recall: dict[str, Any] | None, config: RunConfig) -> 
         return {"sample": samples[-1] if samples else None}
     places = ["at a cut" if config.cut_at_0 else f"at token {asked[0]['begins']:,}",
               f"{asked[1]['begins'] - asked[0]['begins']} tokens later"]
-    return {"asked": [entry | {"place": place, "read": _tail(entry["read"]),
+    trial, among = recall["trials"].get("at a cut" if config.cut_at_0 else "anywhere"), ""
+    if trial and trial["passages"] and trial["continuation"] == asked[0]["tokens"]:
+        one = "none" if asked[0]["wrong"] else "one"
+        among = f" Begun {places[0]} it is {one} of the {_share(trial['exact'])} of passages that come back whole."
+    return {"among": among,
+            "asked": [entry | {"place": place, "read": _tail(entry["read"]),
                                "wrong": entry["wrong"].replace("\n", "↵\n")}  # else one would not see it
                       for place, entry in zip(places, asked, strict=True)]}
 

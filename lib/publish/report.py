@@ -55,14 +55,14 @@ def page_of(notebook: nbformat.NotebookNode, screen: dict[str, Any]) -> str:
 
 
 def presented(chapter: nbformat.NotebookNode, parameters: str = "") -> nbformat.NotebookNode:
-    """A chapter as it stands on a page: headings below the page's title and without a number, parameters as this HTML
-    in place of the cells that hold them, nothing behind a cell that failed."""
+    """A chapter as it stands on a page: headings below the page's title, its own without a number, parameters as this
+    HTML in place of the cells that hold them, nothing behind a cell that failed."""
     chapter = copy.deepcopy(chapter)
     cells = [cell for cell in chapter.cells
              if not {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", []))]
     for cell in cells:
         if cell.cell_type == "markdown":
-            cell.source = re.sub(r"\A(#+ )(\d+ · )?", r"#\1", cell.source)
+            cell.source = re.sub(r"\A(?=#+ )", "#", re.sub(r"\A# \d+ · ", "# ", cell.source))
         else:  # what was renewed all the time stands on the first screen and in the results
             cell.outputs = [output for output in cell.outputs if not output.get("metadata", {}).get("live")]
     for place, cell in enumerate(cells):

@@ -3,6 +3,7 @@ import html
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,7 +42,8 @@ def worth(corpus_loss: float | None, shifted_loss: float | None, pairs: float) -
     if shifted_loss >= pairs:
         moved = "no better than that table: what it knows, it knows at its cuts" if corpus_loss < pairs else "no better"
     else:
-        moved = "nearly as sure" if shifted_loss < 2 * corpus_loss else "less sure, but better than that table"
+        moved = ("as sure" if shifted_loss < 1.1 * corpus_loss else "nearly as sure" if shifted_loss < 2 * corpus_loss
+                 else "less sure, but better than that table")
     return f"{said} Where windows are moved by half it chooses among {math.exp(shifted_loss):.2f}: {moved}."
 
 
@@ -53,9 +55,13 @@ def beside_steps(metrics: pd.DataFrame, corpus_loss: float | None) -> str:
     if not below:
         return (f"No logged step was as low as the {corpus_loss:.4f} of all tokens. A step reads its windows before it "
                 "trains on them, about an epoch after it last did; the pass over all tokens follows at once.")
+    mean = metrics["mean_loss"].iloc[-1]
+    higher = "" if mean <= corpus_loss else (
+        f" Their mean over the last epoch, {mean:.4f}, is higher: a step reads its windows before it trains on them, "
+        "the pass over all tokens comes behind the last step.")
     return (f"{below:,} of {len(metrics):,} logged steps {'were' if below > 1 else 'was'} lower than the "
             f"{corpus_loss:.4f} of all tokens, down to {metrics['loss'].min():.4f}, by windows that happened to be "
-            "easy. So no step decides.")
+            f"easy. So no step decides.{higher}")
 
 
 def steadiness(metrics: pd.DataFrame, clip_grad: float) -> str:
@@ -73,15 +79,20 @@ def steadiness(metrics: pd.DataFrame, clip_grad: float) -> str:
             "eight steps of ten.")
 
 
-def levelness(usage: pd.DataFrame) -> str:
-    """Whether memory stayed level in the second half, and how many cores were at work; `usage` as in usage.csv."""
+def levelness(usage: pd.DataFrame, threads: int) -> str:
+    """Whether memory stayed level in the second half, and how many cores were at work, beside as many threads; `usage`
+    as in usage.csv."""
     if len(usage) < 4:
         return "It was looked at too seldom to tell."
-    third, fourth = np.array_split(usage["memory_gb"].to_numpy()[len(usage) // 2:], 2)
-    before, after = np.median(third), np.median(fourth)
-    way = "stayed level" if abs(after / before - 1) < 0.05 else "rose" if after > before else "fell"
-    return (f"In the second half memory {way}, {before:.2f} GB and then {after:.2f} GB; "
-            f"{usage['processor_percent'].median() / 100:.1f} cores were at work in the median.")
+    half = usage["memory_gb"].to_numpy()[len(usage) // 2:]
+    before, after = (np.median(quarter) for quarter in np.array_split(half, 2))
+    at_once = np.diff(half).max() > 0.5 * np.ptp(half)
+    way = ("stayed level" if abs(after / before - 1) < 0.05 else "fell" if after < before else
+           "rose, at once" if at_once else "rose bit by bit, as if something were kept")
+    wanted = 1 if usage["gpu_memory_gb"].notna().any() else threads
+    busy = usage["processor_percent"].median() / 100
+    return (f"In the second half memory {way}: {before:.2f} GB and then {after:.2f} GB. {busy:.1f} cores were at work "
+            f"in the median, {'as many as' if busy > 0.8 * wanted else 'fewer than'} the {wanted} wanted.")
 
 
 def first_and_last(tokens: np.ndarray, known: pd.DataFrame) -> str:
@@ -95,20 +106,25 @@ def first_and_last(tokens: np.ndarray, known: pd.DataFrame) -> str:
                         for i in np.argsort(-last)[:3])
     later = f"; of {(last < SURE).sum()} at step {known.iloc[-1, 0]:,.0f}" if len(known) > 1 else ""
     return (f"Of these {len(targets)} tokens it was sure (below {SURE} nats) of {early.total()} at step "
-            f"{known.iloc[0, 0]:,.0f}{which}{later}. Left at the end are above all {hardest}.")
+            f"{known.iloc[0, 0]:,.0f}{which}{later}. "
+            f"{'Left at the end are above all' if last.max() >= SURE else 'At the end it is least sure of'} {hardest}.")
 
 
 def recognition(losses: pd.DataFrame, floors: Sequence[float], crossed: bool) -> str:
     """How soon in a window a model is sure, beside one who knows the text; `losses` as in position_losses.csv, `floors`
     of the first positions, and whether moved windows are `crossed` by a cut."""
-    sure = ([place for place, loss in enumerate(column, 1) if loss < SURE]
-            for column in (losses["loss"], losses["moved"], floors))
+    sure = [[place for place, loss in enumerate(column, 1) if loss < SURE]
+            for column in (losses["loss"], losses["moved"], floors)]
     at_cuts, moved, knowing = (f"at position {places[0]}" if places else "nowhere" for places in sure)
     half = len(losses) // 2
     before, behind = losses["moved"][:half].mean(), losses["moved"][half:].mean()
-    return (f"The mean loss is first below {SURE} nats {at_cuts}, with windows moved by half {moved}, and "
-            f"that of one who knows the text {knowing}. Moved windows cost {before:.2f} nats in their first "
-            f"half and {behind:.2f} in their second" + (", behind the cut that they cross." if crossed else "."))
+    as_few, ratio = sure[0] and sure[2] and sure[0][0] <= sure[2][0], losses["moved"].mean() / losses["loss"].mean()
+    need = "as few tokens as" if as_few else "more tokens than"
+    how = "as" if ratio < 1.1 else "nearly as" if ratio < 2 else "less"
+    cut = ", behind the cut that they cross" if crossed else ""
+    return (f"The mean loss is first below {SURE} nats {at_cuts}, with windows moved by half {moved}, and that of one "
+            f"who knows the text {knowing}. Moved windows cost {before:.2f} nats in their first half and {behind:.2f} in "
+            f"their second{cut}. So it needs {need} one who knows, and is {how} sure where windows are moved.")
 
 
 def recitation(trials: dict[str, list[Recall]]) -> str:
@@ -129,12 +145,27 @@ def recitation(trials: dict[str, list[Recall]]) -> str:
         said.append("So it seldom recites.")
     if len(trials[place]) == 2:
         short, long = trials[place]
-        gained = long.tokens - short.tokens
-        many = "more" if gained > 1 else "fewer" if gained < -1 else "about as many"
-        said.append(f"After {long.prefix} tokens read, {many} were right {'than' if abs(gained) > 1 else 'as'} "
-                    f"after {short.prefix}"
-                    + (": those asked for then stand further on in the window." if gained < -1 else "."))
+        gained, error = long.exact - short.exact, 2 * math.hypot(long.exact_error, short.exact_error)
+        many = "more" if gained > error else "fewer" if gained < -error else "about as many"
+        than = "than" if abs(gained) > error else "as"
+        said.append(f"After {long.prefix} tokens read, {many} came back whole {than} after {short.prefix}.")
     return " ".join(said)
+
+
+def same_error(asked: list[dict[str, Any]], prefix: int) -> str:
+    """Whether a passage that was asked from two places goes wrong at the same token of the text; `asked` as asked_twice
+    gives it, after reading `prefix` tokens."""
+    if not asked:
+        return "The text is too short to ask so."
+    errors = {one["begins"] + prefix + one["right_tokens"] for one in asked if one["right_tokens"] < one["tokens"]}
+    if not errors:
+        return "Both are right to their ends."
+    wrong = sum(one["right_tokens"] < one["tokens"] for one in asked)
+    if wrong == 2 and len(errors) == 1:
+        return f"Both go wrong at token {errors.pop():,} of the text: that place is hard, from wherever one comes."
+    places = " and ".join(f"{place:,}" for place in sorted(errors))
+    return f"They do not go wrong at the same token of the text, but at {places}." if wrong == 2 else \
+        f"One of them goes wrong, at token {places} of the text."
 
 
 def behind_cuts(offsets: Sequence[int], tokens: Sequence[float], most: int) -> str:

@@ -93,20 +93,21 @@ class Progress:
                     step=self.step, tokens=self.tokens, epochs=self.tokens / text_tokens,
                     elapsed_sec=self.elapsed_sec, step_sec=self.step_sec, restarts=self.restarts)
 
-
     def _told(self, config: RunConfig, text_tokens: int) -> str:
         """What was measured of the whole text, in words."""
         if self.corpus_loss is None:
             return f"loss over all {text_tokens:,} tokens unmeasured"
         below = f" < {config.target_loss:g}" if self.corpus_loss < config.target_loss else ""
+        loss = f"{self.corpus_loss:.8f}{below}"
         if config.cut_at_0:
-            where = "cut where training cut it" + (
+            told = f"loss over all {text_tokens:,} tokens, cut where training cut them: {loss}" + (
                 "" if self.shifted_loss is None else f", and {self.shifted_loss:.4f} in windows moved by half")
         else:
-            where = f"at most, cut at {' or '.join(sorted(self.cut_losses, key=int))}"
+            *others, last = sorted(self.cut_losses, key=int)
+            cuts = f"{', '.join(others)} or {last}" if others else last
+            told = f"largest loss over all {text_tokens:,} tokens, cut at {cuts}: {loss}"
         meaning = known(self.corpus_loss, self.shifted_loss, config.target_loss)
-        return (f"loss over all {text_tokens:,} tokens {self.corpus_loss:.8f}{below} {where}"
-                + (f": {meaning}" if meaning else ""))
+        return told + (f"; {meaning}" if meaning else "")
 
 
 def known(corpus_loss: float | None, shifted_loss: float | None, target_loss: float) -> str:

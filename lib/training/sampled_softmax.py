@@ -15,10 +15,10 @@ class SampledSoftmax:
     """Draws what the softmax of a step runs over: every token the text has, and some of those it never has.
 
     Most of GPT-2's 50,257 tokens are never the next one in a small text, and a model knows that after some steps; yet
-    their logits are up to a third of a step's arithmetic. Here some of them stand for all: their logits are raised by
-    ln(never used / drawn), so that the softmax's sum is right in expectation (Bengio & Senécal, "Adaptive importance
-    sampling to accelerate training of a neural probabilistic language model", 2008). Which they are is a pure function
-    of (seed, k), and over time every token has its turn.
+    in GPT-2 124M their logits are up to a third of a step's arithmetic. Here some of them stand for all: their logits
+    are raised by ln(never used / drawn), so that the softmax's sum is right in expectation (Bengio & Senécal, "Adaptive
+    importance sampling to accelerate training of a neural probabilistic language model", 2008). Which they are is a
+    pure function of (seed, k), and over time every token has its turn.
     """
 
     def __init__(self, tokens: np.ndarray, vocab_size: int, seed: int, machine: Machine):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lib.config import ROOT, InputError, RunConfig
-from lib.files import sweep
+from lib.files import remove_unfinished
 from lib.model.gpt import GPT
 from lib.model.sampling import sample_texts
 from lib.model.start import origin
@@ -69,7 +69,7 @@ class Trainer:
 
     def _train(self, stop: StopRequest) -> dict[str, Any]:
         p, c = self.progress, self.config
-        sweep(self.run.last_checkpoint.parent)
+        remove_unfinished(self.run.last_checkpoint.parent)
         require_space_for_run(self.run, 4 * self.model.num_parameters(), 0 if c.optimizer == "sgd" else 2)
         self.run.forget_after(p.step - (p.pending is not None))
         self.say(f"{self.model.num_parameters():,} parameters, {len(self.corpus.tokens):,} tokens of text, "
@@ -113,6 +113,7 @@ class Trainer:
         try:
             return self._conclude(stop)
         except Stopped:
+            p.corpus_loss, p.shifted_loss, p.cut_losses = None, None, {}  # what was measured is of an earlier step
             self._save(best=False)
             self.writer.settle()
             return "stopped"

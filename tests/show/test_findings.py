@@ -17,6 +17,7 @@ def test_the_floor_falls_as_1_over_t_or_does_not():
 @pytest.mark.parametrize("loss, moved, words", [
     (None, None, ["not measured"]),
     (0.1, None, ["a choice among 1.11 tokens", "among 6.05", "more was learned than what follows what"]),
+    (0.1, 0.09, ["more was learned", "moved by half it chooses among 1.09: as sure"]),
     (0.1, 0.12, ["more was learned", "moved by half it chooses among 1.13: nearly as sure"]),
     (0.1, 1.0, ["more was learned", "less sure, but better than that table"]),
     (0.1, 3.6, ["more was learned", "36.60: no better than that table: what it knows, it knows at its cuts"]),
@@ -28,10 +29,12 @@ def test_a_loss_is_worth_what_a_table_of_pairs_is_not(loss, moved, words):
 
 
 def test_steps_stand_beside_the_figure_that_decides():
-    metrics = pd.DataFrame({"loss": [3.0, 0.2, 0.15, 0.05]})
+    metrics = pd.DataFrame({"loss": [3.0, 0.2, 0.15, 0.05], "mean_loss": [3.0, 1.6, 1.1, 0.09]})
     assert "No logged step was as low as the 0.0400" in findings.beside_steps(metrics, 0.04)
     assert "1 of 4 logged steps was lower than the 0.1000 of all tokens, down to 0.0500" in \
         findings.beside_steps(metrics, 0.1)
+    assert findings.beside_steps(metrics, 0.1).endswith("So no step decides.")
+    assert "mean over the last epoch, 0.0900, is higher" in findings.beside_steps(metrics, 0.08)
     assert "was measured" in findings.beside_steps(metrics, None)
 
 
@@ -47,9 +50,15 @@ def test_a_gradient_norm_settles_or_jumps_and_a_throughput_is_level_or_not():
 
 def test_memory_stays_level_or_rises():
     usage = pd.DataFrame({"memory_gb": [1, 2, 3, 3, 3, 3, 3, 3.1], "processor_percent": 190.0})
-    assert "memory stayed level, 3.00 GB and then 3.05 GB; 1.9 cores" in findings.levelness(usage)
-    assert "memory rose, 6.50 GB and then 8.50 GB" in findings.levelness(usage.assign(memory_gb=range(2, 10)))
-    assert findings.levelness(usage[:3]) == "It was looked at too seldom to tell."
+    usage["gpu_memory_gb"] = np.nan
+    told = findings.levelness(usage, threads=2)
+    assert "memory stayed level: 3.00 GB and then 3.05 GB. 1.9 cores were at work in the median, as many as" in told
+    assert findings.levelness(usage, threads=8).endswith("fewer than the 8 wanted.")
+    assert findings.levelness(usage.assign(gpu_memory_gb=1.0), threads=8).endswith("as many as the 1 wanted.")
+    kept, saved = usage.assign(memory_gb=range(2, 10)), usage.assign(memory_gb=[1, 2, 3, 3, 3, 3, 4, 4])
+    assert "rose bit by bit, as if something were kept: 6.50 GB and then 8.50 GB" in findings.levelness(kept, 2)
+    assert "memory rose, at once: 3.00 GB and then 4.00 GB" in findings.levelness(saved, 2)
+    assert findings.levelness(usage[:3], threads=2) == "It was looked at too seldom to tell."
 
 
 def test_the_tokens_known_first_and_those_left_are_named():
@@ -58,14 +67,19 @@ def test_the_tokens_known_first_and_those_left_are_named():
     told = findings.first_and_last(tokens, known)
     assert "Of these 3 tokens it was sure (below 0.5 nats) of 1 at step 10, most often ':'; of 2 at step 90" in told
     assert "Left at the end are above all ' Citizen' after 'First' (2.50), " in told
+    known.iloc[-1, 1:] = 0.2
+    assert "At the end it is least sure of" in findings.first_and_last(tokens, known)
 
 
 def test_a_model_recognises_a_place_later_than_one_who_knows_the_text():
     losses = pd.DataFrame({"loss": [4, 2, 0.3, 0.1], "moved": [5.0, 3, 2, 4]})
     told = findings.recognition(losses, floors=[2.0, 0.4], crossed=True)
     assert "at position 3, with windows moved by half nowhere, and that of one who knows the text at position 2" in told
-    assert told.endswith("4.00 nats in their first half and 3.00 in their second, behind the cut that they cross.")
-    assert "cross" not in findings.recognition(losses, [2.0, 0.4], crossed=False)
+    assert "4.00 nats in their first half and 3.00 in their second, behind the cut that they cross. So" in told
+    assert told.endswith("needs more tokens than one who knows, and is less sure where windows are moved.")
+    told = findings.recognition(losses.assign(moved=losses["loss"]), [2.0, 1.0, 0.4], crossed=False)
+    assert told.endswith("needs as few tokens as one who knows, and is as sure where windows are moved.")
+    assert "cross" not in told
 
 
 def came(tokens: float, exact: float = 0.0, prefix: int = 32, passages: int = 20) -> Recall:
@@ -80,11 +94,23 @@ def test_what_comes_back_depends_on_where_a_passage_begins():
     told = findings.recitation({"anywhere": [came(4)], "anywhere, untrained": control})
     assert told.endswith("So it seldom recites.")
     told = findings.recitation({"anywhere": [came(4)], "anywhere, untrained": control,
-                                "at a cut": [came(45, 0.75), came(41, 0.6, prefix=64)]})
+                                "at a cut": [came(45, 0.75, passages=200), came(41, 0.6, prefix=64, passages=200)]})
     assert "begun at a cut 75% came back" in told and "recites from its cuts above all" in told
-    assert "After 64 tokens read, fewer were right than after 32: those asked for then stand further on" in told
+    assert told.endswith("After 64 tokens read, fewer came back whole than after 32.")
+    about = {"anywhere": [came(45, 0.92), came(41, 0.94, prefix=64)], "anywhere, untrained": control}
+    assert findings.recitation(about).endswith("After 64 tokens read, about as many came back whole as after 32.")
     none = came(math.nan, math.nan, passages=0)
     assert "too short" in findings.recitation({"anywhere": [none], "anywhere, untrained": [none]})
+
+
+def test_a_passage_asked_from_two_places_goes_wrong_at_one_or_not():
+    def asked(*right):
+        return [{"begins": a, "right_tokens": count, "tokens": 50} for a, count in zip((0, 7), right, strict=True)]
+    assert findings.same_error(asked(28, 21), 32).startswith("Both go wrong at token 60 of the text")
+    assert findings.same_error(asked(28, 22), 32).endswith("but at 60 and 61.")
+    assert findings.same_error(asked(50, 45), 32) == "One of them goes wrong, at token 84 of the text."
+    assert findings.same_error(asked(50, 50), 32) == "Both are right to their ends."
+    assert "too short" in findings.same_error([], 32)
 
 
 def test_recall_falls_behind_a_cut_or_does_not():

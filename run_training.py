@@ -125,7 +125,7 @@ def run_sweep(given: Arguments, folder: str) -> int:
     from lib.launch.sweep import read_sweep
 
     sweep, screen = read_sweep(Path.cwd() / given.sweep, folder), Screen()
-    check_points(sweep.points)
+    check_points(sweep.points, here=given.executor != "slurm")
     slots, start = choose_executor(sweep, given.executor, given.parallel)
     sweep.claim()
     state = "failed"

@@ -8,10 +8,10 @@ from lib.text.corpus import Corpus, load_corpus
 from lib.text.floor import reachable_floor
 
 
-def check(config: RunConfig) -> Corpus:
-    """The text of a run, found fit for it. Raises InputError for devices that are not there, a text that cannot be
-    learned, and a target that no model can reach on it."""
-    if config.device not in ("auto", "cpu") or config.nproc_per_node > 1:
+def check(config: RunConfig, here: bool = True) -> Corpus:
+    """The text of a run, found fit for it. Raises InputError for devices that are not there, where it is to run `here`,
+    a text that cannot be learned, and a target that no model can reach on it."""
+    if here and (config.device not in ("auto", "cpu") or config.nproc_per_node > 1):
         from lib.training.machine import choose_device  # imports torch, so only where there is something to check
         choose_device(config.device, config.nproc_per_node)
     corpus = load_corpus(config)
@@ -19,7 +19,7 @@ def check(config: RunConfig) -> Corpus:
     return corpus
 
 
-def check_points(points: Iterable[Point]) -> None:
+def check_points(points: Iterable[Point], here: bool = True) -> None:
     """The same for all points of a sweep, and that the weights they begin with fit. Raises InputError that names the
     point. Points that do not differ in what is checked are checked once."""
     names = ("device", "nproc_per_node", "input_file", "max_tokens", "order", "seq_len", "block_size", "target_loss",
@@ -30,7 +30,7 @@ def check_points(points: Iterable[Point]) -> None:
         begins = point.config.init_from, tuple(point.config.model_shape.items())
         try:
             if what not in seen:
-                check(point.config)
+                check(point.config, here)
             if point.config.init_from and begins not in seen:
                 require_same_shape(point.config)
         except (InputError, OSError) as error:

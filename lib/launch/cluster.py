@@ -33,7 +33,7 @@ class PointJob:
     def checkpoint(self):
         """When the job's time is nearly up, submitit calls this: let the run save, and be called again in another."""
         from submitit.helpers import DelayedSubmission
-        while self.point.run.claim.is_held():
+        while self.point.run.is_locked():  # until it has saved; what is left of its chapters is for the next job
             self.point.ask_to_stop()
             time.sleep(1)
         return DelayedSubmission(self)

@@ -36,10 +36,16 @@ def run_points(sweep: Sweep, slots: Sequence[str], start: Start, say: Callable[[
         elsewhere = [point for point in waiting if point.run.claim.is_held()]
         ready = [point for point in waiting if point not in elsewhere][:max(0, len(free) - len(elsewhere))]
         for point in () if sweep.stop_file.exists() else ready:
-            waiting.remove(point)
             if not point.is_done():
+                try:
+                    job = start(point, free[0])
+                except InputError:
+                    if not running:
+                        raise
+                    break  # a cluster that takes no more for now
                 say(f"{point.name}: {'goes on' if point.run.config_file.exists() else 'begins'}")
-                running.append((point, start(point, slot := free.pop(0)), slot))
+                running.append((point, job, free.pop(0)))
+            waiting.remove(point)
         time.sleep(POLL_SEC)
         for point, job, slot in tuple(running):
             if job.has_ended():
@@ -50,8 +56,15 @@ def run_points(sweep: Sweep, slots: Sequence[str], start: Start, say: Callable[[
             elif sweep.stop_file.exists():
                 if not point.run.claim.is_held():
                     job.withdraw()
-                with suppress(OSError):  # that of a run which has just ended
-                    point.ask_to_stop()
+                _ask_to_stop(point)
+    for point in waiting:  # those that a driver which was killed had started
+        if point.run.claim.is_held():
+            _ask_to_stop(point)
+
+
+def _ask_to_stop(point: Point) -> None:
+    with suppress(OSError):  # that of a run which has just ended
+        point.ask_to_stop()
 
 
 def _verdict(sweep: Sweep, point: Point) -> str:

@@ -12,8 +12,8 @@ from lib.launch.sweep import Sweep
 def choose_executor(sweep: Sweep, executor: str, parallel: int) -> tuple[list[str], Start]:
     """The slots of an executor, `local`, `slurm` or `submitit-local`, and what starts a point in one of them.
 
-    There are `parallel` slots; 0: for slurm one for each point, here one for each GPU, or one. Raises InputError where
-    what an executor takes is not there.
+    There are `parallel` slots; 0: for slurm one for each point, here one for the GPUs that a point takes, or one.
+    Raises InputError where what an executor takes is not there.
     """
     if executor == "local":
         return here(sweep, parallel)
@@ -36,16 +36,19 @@ class Process:
 
 
 def here(sweep: Sweep, parallel: int) -> tuple[list[str], Start]:
-    """The slots of this machine and what starts a point in one of them. A point sees the GPU of its slot alone, and
-    computes with its share of the cores unless OMP_NUM_THREADS is set."""
-    gpus = visible_gpus()
+    """The slots of this machine and what starts a point in one of them. A point sees the GPUs of its slot alone, as
+    many as the point with most processes takes, and computes with its share of the cores unless OMP_NUM_THREADS is set.
+    """
+    wide = max((point.config.nproc_per_node for point in sweep.points if point.config.device != "cpu"), default=1)
+    found = visible_gpus()
+    gpus = [",".join(found[i:i + wide]) for i in range(0, len(found) - wide + 1, wide)]
     count = parallel or len(gpus) or 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     def start(point: Point, gpu: str) -> Job:
         environment = {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
         if count > 1 and "OMP_NUM_THREADS" not in os.environ:
-            environment["OMP_NUM_THREADS"] = str(max(1, cores // count))
+            environment["OMP_NUM_THREADS"] = str(max(1, cores // (count * point.config.nproc_per_node)))
         return Process(point.start(sweep.output(point), environment))
 
     return [gpus[i % len(gpus)] if gpus else "" for i in range(count)], start

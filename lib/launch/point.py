@@ -1,7 +1,5 @@
 """One point of a sweep: a run in a folder of its own, which begins, goes on, or is left alone as it stands."""
-import ctypes
 import os
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,6 +8,7 @@ from pathlib import Path
 from lib.config import ROOT, RunConfig
 from lib.presets import as_arguments
 from lib.runs.folder import RunFolder
+from lib.training.stopping import end_with_parent
 
 
 @dataclass(frozen=True)
@@ -44,17 +43,9 @@ class Point:
         with open(output, "ab") as file:
             return subprocess.Popen(self.command(), cwd=ROOT, env=os.environ | environment, stdin=subprocess.DEVNULL,
                                     stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-                                    preexec_fn=_end_with_parent if sys.platform == "linux" else None)
+                                    preexec_fn=end_with_parent if sys.platform == "linux" else None)
 
     def ask_to_stop(self) -> None:
         """Have the run stop after the step it is at; one that has no folder yet must be asked again."""
         if self.run.path.exists():
             self.run.stop_file.touch()
-
-
-def _end_with_parent() -> None:
-    """Have the system ask this process to stop (SIGTERM) when the one that started it is killed; and leave to that one
-    the signal by which a cluster announces the end of a job's time, which is sent to all processes of a job."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)

@@ -163,6 +163,8 @@ def _converted(name: str, word: Any) -> Any:
         raise InputError(f"{name} is one value here: several stand under grid")
     if name in ("out_dir", "resume"):
         raise InputError(f"{name} is the sweep's to choose: leave it out")
+    if name in ("nnodes", "rdzv_endpoint"):
+        raise InputError(f"{name}: a point runs on one machine, leave it out")
     kind = get_type_hints(RunConfig).get(name, str)
     if kind is bool:
         return {"true": True, "false": False}.get(word.lower(), word)

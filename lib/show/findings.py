@@ -123,8 +123,8 @@ def recognition(losses: pd.DataFrame, floors: Sequence[float], crossed: bool) ->
     how = "as" if ratio < 1.1 else "nearly as" if ratio < 2 else "less"
     cut = ", behind the cut that they cross" if crossed else ""
     return (f"The mean loss is first below {SURE} nats {at_cuts}, with windows moved by half {moved}, and that of one "
-            f"who knows the text {knowing}. Moved windows cost {before:.2f} nats in their first half and {behind:.2f} in "
-            f"their second{cut}. So it needs {need} one who knows, and is {how} sure where windows are moved.")
+            f"who knows the text {knowing}. Moved windows cost {before:.2f} nats in their first half and {behind:.2f} "
+            f"in their second{cut}. So it needs {need} one who knows, and is {how} sure where windows are moved.")
 
 
 def recitation(trials: dict[str, list[Recall]]) -> str:

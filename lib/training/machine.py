@@ -124,6 +124,8 @@ def _precision(asked: str, device: str, shard: bool = False) -> tuple[torch.dtyp
         asked = "bf16" if made_for_bf16 else "fp16" if device == "cuda" and not shard else "off"
     if asked == "off":
         return None, ""
+    if asked == "fp16" and shard:  # in which a run may have begun without
+        raise InputError("--shard is not built for fp16, in which this run computes: name --amp bf16 or off")
     if device == "mps" or (device == "cpu" and asked == "fp16"):
         return None, f"--amp {asked} is not for this {device}: computing in fp32"
     if asked == "bf16" and not made_for_bf16:
@@ -143,7 +145,8 @@ def _has_bf16(device: str) -> bool:
 
 def memory_needed(config: RunConfig, parameters: int, machine: Machine) -> int:
     """Bytes that training takes on its device besides the weights, roughly: gradients, moments, what backward
-    needs of a micro-batch, and in main memory the copy that a checkpoint is written from; of each process there."""
+    needs of a micro-batch; of each process there, and in main memory the copy that the first writes a checkpoint from.
+    """
     number = 4 if machine.amp is None else 2
     block = 16 * config.n_embd * number  # kept of a token: two norms, query, key, value, head outputs, 8 C of the MLP
     logits = 50257 * (number + 4 + 4)  # of a token: themselves, their logarithms of probability and their gradients
@@ -152,8 +155,8 @@ def memory_needed(config: RunConfig, parameters: int, machine: Machine) -> int:
     kept = 4 * (1 + moments) * learned
     if config.shard:  # a part of that, and all weights where they are gathered
         kept = kept // config.processes + 4 * parameters
-    needed = copy + kept + config.windows_at_once * config.seq_len * (config.n_layer * block + logits)
-    return needed * (machine.group.size_here if machine.group and machine.device.type == "cpu" else 1)
+    needed = kept + config.windows_at_once * config.seq_len * (config.n_layer * block + logits)
+    return copy + needed * (machine.group.size_here if machine.group and machine.device.type == "cpu" else 1)
 
 
 def memory_notice(config: RunConfig, parameters: int, machine: Machine) -> str:

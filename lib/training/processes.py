@@ -11,7 +11,7 @@ from typing import Any
 from lib.config import ROOT, RunConfig
 from lib.runs.folder import RunFolder
 from lib.runs.formats import last_row
-from lib.training.stopping import StopRequest
+from lib.training.stopping import StopRequest, end_with_parent
 
 ATTEMPTS = 4  # the first, and three after a process was lost
 FIRST_SEC, AGAIN_SEC = 600, 120  # to wait for other machines, which by then try again by themselves
@@ -24,9 +24,13 @@ def train_in_processes(run: RunFolder, config: RunConfig,
 
     `on_log` gets the last row of the metrics, at most once a second. An interrupt is passed on as the run's stop file;
     a second one raises KeyboardInterrupt, and ends the processes. Raises RuntimeError where training failed, and where
-    a process was lost ATTEMPTS times.
+    a process was lost ATTEMPTS times, or before training began.
     """
+    def summary_bytes() -> bytes:
+        return run.summary_file.read_bytes() if run.summary_file.exists() else b""
+
     run.training.let_go()  # the first of them takes it
+    before = summary_bytes()
     with StopRequest(run.stop_file) as stop:
         for attempt in range(1, ATTEMPTS + 1):
             command = launch_command(run, config, FIRST_SEC if attempt == 1 else AGAIN_SEC)
@@ -34,7 +38,9 @@ def train_in_processes(run: RunFolder, config: RunConfig,
             if code == 0:
                 run.stop_file.unlink(missing_ok=True)
                 return run.read_summary()
-            summary = run.read_summary() if run.summary_file.exists() else {"state": "failed", "verdict": run.advice()}
+            if summary_bytes() == before:
+                raise RuntimeError("the processes did not begin to train: what they printed says why")
+            summary = run.read_summary()
             if summary["state"] == "failed":
                 break
             if attempt < ATTEMPTS:
@@ -58,7 +64,7 @@ def environment(config: RunConfig) -> dict[str, str]:
     """What the processes find there: their share of the cores, and the kernel with which they end."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = {"OMP_NUM_THREADS": str(max(1, cores // config.nproc_per_node))}
-    return share | os.environ | {"LAB_KERNEL": str(os.getpid())}
+    return share | os.environ | {"LAB_KERNEL": str(os.getpid()), "PYTHONIOENCODING": "utf-8"}  # as it is read here
 
 
 def _attempt(command: list[str], run: RunFolder, config: RunConfig, stop: StopRequest,
@@ -66,7 +72,8 @@ def _attempt(command: list[str], run: RunFolder, config: RunConfig, stop: StopRe
     """Start the processes once, and wait for their end; returns the exit code of torch's launcher."""
     launcher = subprocess.Popen(
         command, cwd=ROOT, env=environment(config), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
-        errors="replace", start_new_session=True)  # signals to the notebook's kernel are the kernel's to pass on
+        errors="replace", start_new_session=True,  # signals to the notebook's kernel are the kernel's to pass on
+        preexec_fn=end_with_parent if sys.platform == "linux" else None)
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
     reader = threading.Thread(target=lambda: [lines.put(line) for line in launcher.stdout], daemon=True)
     reader.start()

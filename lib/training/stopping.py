@@ -1,5 +1,6 @@
 """How a run is asked to stop without anything being cut in half."""
 import contextlib
+import ctypes
 import os
 import signal
 import threading
@@ -89,3 +90,12 @@ def interrupts_become(stop_file: Path) -> Iterator[None]:
         for signum, handler in before.items():
             signal.signal(signum, handler)
         stop_file.unlink(missing_ok=True)
+
+
+def end_with_parent() -> None:
+    """Under Linux, called in a process that was just forked: have the system ask it to stop (SIGTERM) when the one that
+    started it is killed; and leave to that one the signal by which a cluster announces the end of a job's time, which
+    is sent to all processes of a job."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)

@@ -203,6 +203,7 @@ class Trainer:
         these are the best weights so far, or those that reached the target, best.pt, which has little else."""
         p = self.progress
         p.elapsed_sec = time.perf_counter() - self._began
+        self.writer.settle()  # before there is another copy
         state, checkpoints = self.update.state_dict(), []
         if best:
             p.best_mean = p.mean_loss

@@ -9,7 +9,7 @@ import sys
 
 import torch
 
-from lib.config import ROOT
+from lib.config import ROOT, InputError
 from lib.model.gpt import new_model
 from lib.runs.checkpoint import load_first
 from lib.runs.folder import RunFolder
@@ -24,7 +24,7 @@ from lib.training.trainer import Trainer
 
 
 def main(path: str) -> None:
-    """Lead the training of a run, or follow who does."""
+    """Lead the training of a run, or follow who does. Raises InputError for what cannot be trained so."""
     # a run is stopped through its STOP file; the launcher's signals reach all processes, at different steps
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
@@ -36,15 +36,18 @@ def main(path: str) -> None:
         machine = dataclasses.replace(machine, device=torch.device("cuda", int(os.environ["LOCAL_RANK"])))
         torch.cuda.set_device(machine.device)
     machine = dataclasses.replace(machine, group=Group(machine.device))
+    dataclasses.replace(config, nproc_per_node=machine.group.size, nnodes=1)  # refuses more than can share a step
     corpus, model = load_corpus(config), new_model(config, machine.device)
     kind = ShardedStep if config.shard else SplitStep
     if machine.group.rank:
         if config.init_from and not run.checkpoints():
             model.load_state_dict(open_model(ROOT / config.init_from).model.state_dict())
-        step = kind(model, corpus, config, machine)
+        step, begins = kind(model, corpus, config, machine), 0
         if run.checkpoints():
-            step.load_state_dict(load_first(run.checkpoints(), lambda reason: None)[0])
-        follow(step, corpus.tokens)
+            state, _ = load_first(run.checkpoints(), print)
+            step.load_state_dict(state)
+            begins = state["progress"]["step"]
+        follow(step, corpus.tokens, begins)
     else:
         try:
             Trainer(model, corpus, config, run, machine, step=kind).train()
@@ -53,4 +56,7 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    try:
+        main(sys.argv[1])
+    except InputError as error:
+        sys.exit(f"lib.training.worker: {error}")

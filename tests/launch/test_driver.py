@@ -1,4 +1,6 @@
 """Points run one in each slot, are gone on with or left alone, and can be stopped."""
+import dataclasses
+
 import pytest
 
 from lib.config import InputError, relative_to_root
@@ -98,6 +100,31 @@ def test_a_stop_reaches_those_that_run_and_no_other_begins(sweep, monkeypatch):
     assert not any(point.run.stop_file.exists() for point in sweep.points) and outcome(sweep) == "stopped"
 
 
+def test_a_stop_reaches_those_that_another_driver_started(sweep):
+    claim = ProcessLock(sweep.points[0].run.claim.path, "another")
+    claim.take()
+    sweep.stop_file.touch()
+    run_points(sweep, ["a"], Jobs().start, lambda line: None)
+    assert [point.run.stop_file.exists() for point in sweep.points] == [True, False, False, False, False]
+    claim.let_go()
+
+
+def test_a_cluster_that_takes_no_more_is_asked_again(sweep):
+    jobs, refused = Jobs(), []
+
+    def start(point, slot):
+        if len(jobs.now) == 2:
+            refused.append(point.name)
+            raise InputError("Slurm took no job")
+        return jobs.start(point, slot)
+    run_points(sweep, list("abcde"), start, lambda line: None)
+    assert refused and outcome(sweep) == "limit" and len(jobs.started) == 5
+    with pytest.raises(InputError, match="took no job"):  # nothing runs, so nothing can end
+        jobs.now = [1, 2]
+        sweep.points[0].run.report.unlink()
+        run_points(sweep, ["a"], start, lambda line: None)
+
+
 def test_gpus_are_slots_and_processors_are_shared(sweep, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(executors.os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
@@ -111,6 +138,12 @@ def test_gpus_are_slots_and_processors_are_shared(sweep, monkeypatch):
         found, start = choose_executor(sweep, "local", parallel)
         start(sweep.points[0], found[0])
         assert found == slots and seen[-1] == environment
+    two = dataclasses.replace(sweep.points[0].config, nproc_per_node=2)
+    wide = dataclasses.replace(sweep, points=(Point("1", two), *sweep.points[1:]))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4")
+    found, start = choose_executor(wide, "local", 0)
+    start(wide.points[0], found[1])
+    assert found == ["0,1", "2,3"] and seen[-1] == {"CUDA_VISIBLE_DEVICES": "2,3", "OMP_NUM_THREADS": "2"}
 
 
 def test_a_cluster_takes_submitit(sweep, monkeypatch):

@@ -60,6 +60,7 @@ def test_a_word_means_what_its_parameter_takes(tmp_path):
     ("grid: {batch_size: [1, 0]}", "point 2-batch_size=0: batch_size must be at least 1, not 0"),
     ("lr: .nan", "lr must be a number, not '.nan'"),
     ("out_dir: here", "out_dir is the sweep's to choose"),
+    ("nnodes: 2", "nnodes: a point runs on one machine"),
     ("grid: {seed: [1]}\nslurm: [gpu]", "slurm is a mapping of submitit's names"),
     ("- 1", "a sweep is a mapping"),
     ("", "a sweep is a mapping"),
@@ -87,6 +88,14 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
 def test_text_floor_and_start_of_every_point_are_looked_at(tmp_path, content, message):
     with pytest.raises(InputError, match=message):
         check_points(read(tmp_path, content).points)
+
+
+def test_the_devices_of_a_cluster_are_not_looked_for_here(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    points = read(tmp_path, "preset: tiny\ndevice: cuda").points
+    check_points(points, here=False)
+    with pytest.raises(InputError, match="finds no device 'cuda' here"):
+        check_points(points)
 
 
 def test_a_point_asks_for_its_own_configuration(tmp_path):

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 import psutil
 import pytest
@@ -23,11 +24,11 @@ from lib.runs.folder import RunFolder
 from lib.text.corpus import load_corpus
 from lib.training import processes, worker
 from lib.training.group import Group
-from lib.training.machine import Machine, choose_device, memory_needed
+from lib.training.machine import Machine, _precision, choose_device, memory_needed
 from lib.training.processes import train_in_processes
 from lib.training.provenance import provenance
 from lib.training.shard import ShardedStep
-from lib.training.split import SplitStep
+from lib.training.split import SplitStep, follow
 from lib.training.step import TrainingStep
 from lib.training.stopping import StopRequest
 from lib.training.trainer import Trainer
@@ -224,6 +225,33 @@ def test_what_several_processes_cannot_do_is_refused(changes, message):
     assert message in str(error.value)
 
 
+@needs_fork
+def test_more_processes_than_windows_are_refused_when_they_have_met(toy, corpus):
+    """whatever torchrun was asked for elsewhere"""
+    run = begin(toy, corpus)
+    assert ends(start(run, 5)) == [1] * 5 and not run.summary_file.exists()
+
+
+def test_processes_do_not_go_on_from_different_checkpoints(toy):
+    done = []
+
+    class Step:
+        config = toy
+        group = types.SimpleNamespace(STEP=Group.STEP, rank=1, told=lambda: [(Group.STEP, [20]), (Group.STEP, [21])])
+
+        def __call__(self, number):
+            done.append(number)
+    with pytest.raises(RuntimeError, match="process 1 goes on from step 10, the first one from 20"):
+        follow(Step(), None, begins=10)
+    follow(Step(), None, begins=20)
+    assert done == [20, 21]
+
+
+def test_a_run_in_fp16_is_not_gone_on_with_in_parts():
+    with pytest.raises(InputError, match="not built for fp16, in which this run computes"):
+        _precision("fp16", "cuda", shard=True)
+
+
 def test_as_many_gpus_are_asked_for_as_there_are_processes(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
@@ -325,6 +353,33 @@ def test_a_run_begins_again_three_times_where_a_process_is_lost_and_not_where_it
     else:
         assert train_in_processes(run, toy)["state"] == "limit"
     assert not left and capsys.readouterr().out.count("a process was lost") == attempts - 1
+
+
+@pytest.mark.parametrize("before", [None, {"state": "stopped", "step": 20, "verdict": "Stopped by the user"}])
+def test_processes_that_do_not_begin_to_train_are_not_started_again(toy, corpus, monkeypatch, before):
+    run, attempts = begin(toy, corpus), []
+    if before:
+        run.write_summary(before)
+    monkeypatch.setattr(processes, "_attempt", lambda *args: attempts.append(1) or 1)
+    with pytest.raises(RuntimeError, match="did not begin to train: what they printed says why"):
+        train_in_processes(run, toy)
+    assert len(attempts) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing tells a process that its parent is gone")
+def test_who_waits_for_another_machine_ends_with_the_kernel(endless, tmp_path):
+    config = dataclasses.replace(endless.read_config()[0], nnodes=2, rdzv_endpoint="localhost:29611")
+    endless.write_config(config, endless.read_config()[1])
+    code = ("import sys; from lib.runs.folder import RunFolder; from lib.training.processes import train_in_processes; "
+            "run = RunFolder(sys.argv[1]); train_in_processes(run, run.read_config()[0])")
+    with subprocess.Popen([sys.executable, "-c", code, str(endless.path)], cwd=ROOT) as kernel:
+        deadline = time.monotonic() + 60
+        while not (launchers := psutil.Process(kernel.pid).children()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(3)  # until it waits
+        kernel.kill()
+        assert not psutil.wait_procs(launchers, timeout=15)[1]
 
 
 def test_several_machines_meet_where_the_run_is_started(endless):

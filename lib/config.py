@@ -214,3 +214,12 @@ FIXED_ON_RESUME = ("max_tokens", "order", "n_layer", "n_head", "n_embd", "block_
                    "embedding_lr", "lr", "weight_decay", "beta1", "beta2", "seed")
 
 NOT_BEHAVIOUR = ("out_dir", "note", "resume")  # parameters that say which run it is, not what it does
+
+
+def impersonal(text: str) -> str:
+    """A text that names places in this project by their names there, and those in the home folder by ~."""
+    home = os.path.expanduser("~").rstrip(os.sep)  # empty where that is /, as in a container
+    for place, name in ((str(ROOT), ""), (home, f"~{os.sep}")):
+        if place:
+            text = re.sub(rf"(?<![\w.~-]){re.escape(place + os.sep)}", lambda _, name=name: name, text)
+    return text

@@ -24,6 +24,7 @@ import lib.runs.code as code_module
 import run_training
 from lib.config import ROOT, InputError
 from lib.files import remove_unfinished, whole_file
+from lib.launch.sweep import read_sweep
 from lib.model.gpt import new_model
 from lib.model.inspection import shaded
 from lib.presets import preset_config
@@ -154,15 +155,16 @@ def test_a_persons_matplotlib_settings_stop_nothing(monkeypatch, capsys):
 @pytest.fixture
 def executed(tmp_path, monkeypatch):
     """A function that runs a notebook of one cell, behind a parameters cell, and returns what the cell printed."""
-    def run(source, parameters="value: int = 1  # a parameter", folder=tmp_path):
+    def run(source, parameters="value: int = 1  # a parameter", folder=tmp_path, outcome="completed"):
         monkeypatch.setattr(notebooks, "SOURCES", folder)
         cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
                  nbformat.v4.new_code_cell(source)]
         metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
                     "language_info": {"name": "python"}}
         nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), folder / "n.ipynb")
-        assert notebooks.run_notebook("n", folder / "out.ipynb", {"value": 7}) == "completed"
-        return nbformat.read(folder / "out.ipynb", as_version=4).cells[-1].outputs[0].text.strip()
+        assert notebooks.run_notebook("n", folder / "out.ipynb", {"value": 7}) == outcome
+        told, = nbformat.read(folder / "out.ipynb", as_version=4).cells[-1].outputs
+        return told.text.strip() if told.output_type == "stream" else json.dumps(told)
     return run
 
 
@@ -369,7 +371,10 @@ def test_no_commit_is_named_of_a_checkout_of_something_else(tmp_path, monkeypatc
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "another project"], check=True)
     (tmp_path / "download").mkdir()
     monkeypatch.setattr(code_module, "ROOT", tmp_path / "download")
-    assert code_module.git_state() == {"commit": None, "dirty": None, "diff": None}
+    nothing = {"commit": None, "dirty": None, "diff": None}
+    assert code_module.git_state() == nothing
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))  # as a hook of the other one has it
+    assert code_module.git_state() == nothing
     monkeypatch.setattr(code_module, "ROOT", tmp_path)
     assert code_module.git_state()["commit"]
 
@@ -411,3 +416,44 @@ def test_a_notebook_names_no_folder_of_this_computer(executed, tmp_path, monkeyp
     monkeypatch.setenv("HOME", str(tmp_path))
     printed = executed(f"print({str(tmp_path / 'mine')!r}, {str(ROOT / 'lib' / 'config.py')!r})")
     assert printed == os.path.join("~", "mine") + " " + os.path.join("lib", "config.py")
+    for source, outcome in ((f"raise OSError({str(tmp_path / 'mine')!r})", "failed"),
+                            (f"{str(tmp_path / 'mine')!r}", "completed")):
+        told = executed(source, outcome=outcome)
+        assert str(tmp_path) not in told and "mine" in told
+
+
+def test_a_run_that_failed_names_no_folder_of_this_computer(begun, monkeypatch):
+    monkeypatch.setenv("HOME", str(begun.path))
+    begun.log(f"Failed: no space in {begun.path / 'logs'}")
+    begun.write_summary(begun.read_summary() | {"verdict": f"Failed: no space in {begun.path / 'logs'}"})
+    line = begun.log_file.read_text("utf-8").splitlines()[-1]
+    assert line == begun.read_summary()["verdict"] == f"Failed: no space in {os.path.join('~', 'logs')}"
+
+
+def test_a_checkout_may_be_named_like_a_glob(begun, monkeypatch, tmp_path):
+    checkout = tmp_path / "x[1]"
+    shutil.copytree(begun.path, checkout / "runs" / "a")
+    monkeypatch.setattr("lib.runs.locate.ROOT", checkout)
+    found, unread = find_runs("runs/*")
+    assert [run.path.name for run in found] == ["a"] and not unread
+
+
+def test_no_run_begins_in_the_folder_of_a_sweep(config, corpus, tmp_path):
+    (tmp_path / "seeds.yaml").write_text("preset: tiny\ngrid: {seed: [1, 2]}")
+    sweep = read_sweep(tmp_path / "seeds.yaml", str(tmp_path / "seeds"))
+    sweep.folder.mkdir()
+    sweep.claim()
+    sweep.lock.let_go()
+    before = contents(sweep.folder)
+    with pytest.raises(InputError, match="choose another --out_dir"):
+        open_run(dataclasses.replace(config, out_dir=str(sweep.folder)), "tiny", corpus.sha256)
+    assert contents(sweep.folder) == before
+
+
+def test_what_a_run_recites_is_not_kept_where_it_may_only_be_read(begun, modes):
+    begun.recall_file.parent.mkdir(exist_ok=True)
+    modes(0o555, begun.path, begun.recall_file.parent)
+    call = "from lib.runs.folder import RunFolder; from lib.runs.recall import write_recall; " \
+           f"write_recall(RunFolder({str(begun.path)!r}), 1, {{}}, [])"
+    done = as_somebody(sys.executable, "-c", call, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.stdout.startswith("not kept for the report: ") and done.returncode == 0, done.stderr

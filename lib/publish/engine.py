@@ -14,7 +14,7 @@ from papermill.engines import NBClientEngine, NotebookExecutionManager
 from papermill.log import logger
 from papermill.utils import remove_args
 
-from lib.config import ROOT
+from lib.config import ROOT, impersonal
 from lib.files import write_whole
 
 # What a carriage return overwrites: the line so far, unless the line ends right behind it
@@ -46,10 +46,10 @@ class CarefulClient(PapermillNotebookClient):
 
     def output(self, outs, msg, display_id, cell_index):
         content = msg["content"]
-        if "text" in content:
-            content["text"] = _impersonal(content["text"])
+        for told in (content, content.get("data", {})):
+            told |= {name: impersonal(text) for name, text in told.items() if name.startswith(("text", "evalue"))}
         if "traceback" in content:
-            content["traceback"] = [_impersonal(line) for line in content["traceback"]]
+            content["traceback"] = [impersonal(line) for line in content["traceback"]]
         out = super().output(outs, msg, display_id, cell_index)
         if out is not None and out.output_type == "stream" and len(outs) > 1 and outs[-1] is out:
             last = outs[-2]
@@ -97,15 +97,6 @@ class CarefulEngine(NBClientEngine):
         kwargs = remove_args(["input_path", "timeout", "startup_timeout"], **kwargs)
         CarefulClient(nb_man, kernel_name=kernel_name, timeout=execution_timeout, startup_timeout=start_timeout,
                       log=logger, **kwargs).execute(env=os.environ | {"PYTHONPATH": _import_path()})
-
-
-def _impersonal(text: str) -> str:
-    """A text that names places in this project by their names there, and those in the home folder by ~."""
-    home = os.path.expanduser("~").rstrip(os.sep)  # empty where that is /, as in a container
-    for place, name in ((str(ROOT), ""), (home, f"~{os.sep}")):
-        if place:
-            text = re.sub(rf"(?<![\w.~-]){re.escape(place + os.sep)}", lambda _, name=name: name, text)
-    return text
 
 
 def _import_path() -> str:

@@ -18,6 +18,7 @@ from lib.presets import command_line
 from lib.publish.readme import fenced
 from lib.runs.folder import RunFolder
 from lib.runs.trained import FACTS, TrainedModel, open_model, write_weights
+from lib.show.terminal import prepare_streams
 from lib.show.wording import shown
 from lib.text.tokenizer import encoding, merges, vocabulary
 
@@ -105,6 +106,7 @@ def check_pushable(repository: str) -> None:
 
 
 def main(arguments: list[str]) -> int:
+    prepare_streams()
     parser = argparse.ArgumentParser(prog="python -m lib.publish.export", description=__doc__.partition("\n")[0])
     parser.add_argument("--out_dir", required=True, help="folder of the run")
     parser.add_argument("--to", required=True, help="folder to write, empty or new")

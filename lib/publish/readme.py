@@ -19,6 +19,7 @@ from lib.presets import command_line
 from lib.runs.folder import RunFolder
 from lib.show import plots
 from lib.show.drawing import png
+from lib.show.terminal import prepare_streams
 from lib.show.wording import shown, written
 
 NAMES = ("PLOT", "SUMMARY", "LOGS", "METRICS", "SAMPLES")
@@ -106,6 +107,7 @@ def fenced(text: str, language: str = "text") -> str:
 
 
 def main(arguments: list[str]) -> int:
+    prepare_streams()
     parser = argparse.ArgumentParser(prog="python -m lib.publish.readme", description=__doc__.partition("\n")[0])
     parser.add_argument("--out_dir", required=True, help="folder of the run")
     parser.add_argument("--readme", default="README.md", help="file to write the blocks into")

@@ -12,9 +12,11 @@ def git_state() -> dict[str, Any]:
     """The commit that is checked out, whether files differ from it, and how those it knows do, as `git apply` takes it,
     but for notebooks, which may hold outputs and are in the run's folder as they ran. None for all three where this
     project is no git checkout, and for a difference of more than LONGEST_DIFF characters."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # as a hook sets them
+
     def git(*words: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", ROOT, *words], capture_output=True, check=True)
+            done = subprocess.run(["git", "-C", ROOT, *words], capture_output=True, check=True, env=plain)
             return done.stdout.decode("utf-8", "replace")
         except (OSError, subprocess.CalledProcessError):
             return None

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lib.config import ROOT, InputError, RunConfig, relative_to_root
+from lib.config import ROOT, InputError, RunConfig, impersonal, relative_to_root
 from lib.files import write_json, write_whole
 from lib.runs.formats import (
     append_row,
@@ -127,7 +127,8 @@ class RunFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Record how the run stands; `heartbeat` in it tells when that was."""
-        write_json(summary | {"heartbeat": utc_now()}, self.summary_file)
+        verdict = impersonal(summary["verdict"]) if "verdict" in summary else None  # it may quote an error
+        write_json(summary | {"verdict": verdict, "heartbeat": utc_now()}, self.summary_file)
 
     def record_end(self, outcome: str) -> None:
         """Correct the summary where the process that trained could not: its notebook "failed", its kernel "died", or
@@ -158,7 +159,7 @@ class RunFolder:
         """Append a line to the log."""
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log_file, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            file.write(impersonal(line) + "\n")
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Append a row with the columns METRICS; what was not measured is None and stays empty."""

@@ -87,8 +87,9 @@ def require_same_shape(config: RunConfig) -> None:
 
 def _is_free(run: RunFolder) -> bool:
     """Whether a run may begin in a folder: a new one, an empty one, or one where a run began and did not come to train.
-    Anything else is somebody's."""
-    return (not run.path.exists() or run.claim.path.exists()
+    Anything else is somebody's, or a sweep's."""
+    begun = run.claim.path.exists() and not (run.path / "sweep.yaml").exists()
+    return (not run.path.exists() or begun
             or all(path == run.training.path for path in run.path.iterdir()))
 
 
@@ -136,7 +137,7 @@ def find_runs(patterns: str) -> tuple[list[RunFolder], dict[str, str]]:
     Raises InputError where there is none that has logged a step.
     """
     folders = {os.path.realpath(path) for pattern in patterns.split()
-               for path in glob.glob(os.path.join(ROOT, pattern))}
+               for path in glob.glob(os.path.join(glob.escape(str(ROOT)), pattern))}
     runs, unread = [], {}
     for run in map(RunFolder, sorted(folders)):
         if run.config_file.exists() and run.metrics_file.exists():

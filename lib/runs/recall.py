@@ -11,8 +11,11 @@ from lib.runs.formats import read_json
 
 def write_recall(run: RunFolder, step: int, trials: dict[str, dict[str, Any]], asked: list[dict[str, Any]]) -> None:
     """Record how many passages came back with the weights of a step, by where they began, and what was said of one,
-    asked from two places."""
-    write_json(_sealed({"step": step, "trials": trials, "asked": asked}), run.recall_file)
+    asked from two places. Where the folder may only be read, that it is not kept is printed."""
+    try:
+        write_json(_sealed({"step": step, "trials": trials, "asked": asked}), run.recall_file)
+    except OSError as error:
+        print(f"not kept for the report: {error.strerror}")
 
 
 def read_recall(run: RunFolder) -> dict[str, Any] | None:

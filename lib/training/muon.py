@@ -104,6 +104,8 @@ class Muon(torch.optim.Optimizer):
 
     def subtract(self, rate: float, update: torch.Tensor, p: torch.Tensor, settings: dict[str, Any]) -> None:
         """Move a matrix, or this process's part of it, against the update (n, block, length) of its blocks."""
+        if self.batched:  # an Apple GPU would compile a graph for each alpha it meets
+            update, rate = update * rate, 1
         blocks_of(p, settings).sub_(update, alpha=rate)
 
     def _together(self) -> Iterable[list[tuple[torch.Tensor, dict[str, Any]]]]:

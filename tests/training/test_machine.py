@@ -57,6 +57,17 @@ def test_a_run_goes_on_in_its_precision_on_a_machine_made_for_another_one(auto, 
     assert ("no instructions for bf16" in resumed.run.log_file.read_text()) == has_bf16
 
 
+def test_a_run_begun_in_fp32_by_name_goes_on_in_it_where_another_is_usual(auto, corpus, tmp_path, hardware):
+    hardware(False)
+    whole = begun(dataclasses.replace(auto, amp="off", out_dir=str(tmp_path / "whole")), corpus)
+    begun(dataclasses.replace(auto, amp="off"), corpus, stop=3)
+    hardware(True)
+    resumed = begun(dataclasses.replace(auto, resume=auto.out_dir), corpus)
+    assert resumed.machine.precision == "fp32" and resumed.progress.restarts == [3]
+    for name, weights in whole.model.state_dict().items():
+        assert torch.equal(weights, resumed.model.state_dict()[name])
+
+
 def test_another_precision_is_taken_where_it_is_asked_for_and_kept_from_then_on(auto, corpus, hardware):
     hardware(False)
     begun(auto, corpus, stop=2)

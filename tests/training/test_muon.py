@@ -7,6 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lib.model.gpt import new_model
+from lib.training import muon
 from lib.training.machine import Machine, prepare_machine
 from lib.training.muon import ITERATIONS, A, B, C, Muon, orthogonalized, owners
 from lib.training.step import TrainingStep
@@ -136,8 +137,8 @@ def test_the_gram_matrix_does_not_stand_rounding_so_fp32_means_fp32(config):
     assert torch.backends.mkldnn.matmul.fp32_precision != "tf32"
 
 
-@pytest.mark.parametrize("rows", [0, 16])
-def test_matrices_of_one_shape_are_updated_together_as_they_are_one_by_one(rows):
+@pytest.mark.parametrize(("rows", "kinds"), [(0, 3), (16, 1)])
+def test_matrices_of_one_shape_are_updated_together_as_they_are_one_by_one(rows, kinds, monkeypatch):
     torch.manual_seed(0)
     shapes = [((48, 16), False), ((64, 16), False), ((16, 16), True), ((16, 64), True)] * 2
     weights = [torch.randn(shape) for shape, _ in shapes]
@@ -148,11 +149,15 @@ def test_matrices_of_one_shape_are_updated_together_as_they_are_one_by_one(rows)
                     for group, p in zip(groups, alone, strict=True))]
     assert not any(optimizer.batched for optimizer in optimizers)
     optimizers[0].batched = True  # as on a GPU
+    assert Muon([torch.nn.Parameter(torch.empty(4, 4, device="meta"))], lr=0.1, rows=0).batched
+    calls = []
+    monkeypatch.setattr(muon, "orthogonalized", lambda x, dtype: calls.append(len(x)) or orthogonalized(x, dtype))
     for p, other in zip(together, alone, strict=True):
         p.grad = torch.randn_like(p)
         other.grad = p.grad.clone()
     for optimizer in optimizers:
         optimizer.step()
+    assert len(calls) == kinds + 8 and sum(calls[:kinds]) == sum(calls[kinds:])
     for p, other, weight in zip(together, alone, weights, strict=True):
         torch.testing.assert_close(p, other)
         assert not torch.equal(p, weight)

@@ -1,4 +1,4 @@
-"""Train a GPT-2 from random weights and leave the run behind as executed notebooks and one page, report.html.
+"""Train a GPT-2 from nothing and leave the run behind as executed notebooks and one page, report.html.
 
     python run_training.py                         the default run for this machine
     python run_training.py --preset full           the whole text

@@ -14,10 +14,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "excerpt": dict(max_tokens=4096, init="look_back", batch_size=1, seq_len=512, sampled_softmax=True,
                     optimizer="muon", muon_lr=1e-3, embedding_lr=5e-3, lr_schedule="linear", steps=54, log_every=1,
                     save_every=27, sample_every=9),
-    # any text, whole, at a constant rate: what the command lines of the course project mean that this one grew from
+    # any text, whole, at a constant rate: what the command lines of the course project, from which this one grew, mean
     "plain": {},
     # 124M on the whole text, from any place: feed-forward layers that begin as empty memories take each window at once,
-    # by plain gradient steps, and again until after some five readings all of 338,025 tokens are known
+    # by plain gradient steps, and again until after some five readings a text of 340,000 tokens is known
     "full": dict(init="key_value", batch_size=1, seq_len=1024, sampled_softmax=True, optimizer="sgd", lr=1.0,
                  warmup_steps=16, lr_schedule="wsd", clip_grad=0.0, steps=1840, log_every=5, save_every=100,
                  sample_every=100),

@@ -60,8 +60,8 @@ class KVCache:
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """x (..., in) @ weight (out, in).T + bias (out,) -> (..., out), as F.linear.
 
-    A few rows, which is what text is written with, are multiplied the other way round: on a processor that takes a half
-    to a third of the time (benchmarks/records/2026-11-23-how-fast-is-sampling.md).
+    Fewer than eight rows, as where text is written, are multiplied the other way round: on a processor that takes a
+    half to a third of the time (benchmarks/records/2026-11-23-how-fast-is-sampling.md).
     """
     rows = x.numel() // x.size(-1)
     if rows >= 8:
@@ -105,8 +105,9 @@ class CausalSelfAttention(nn.Module):
         return self.resid_dropout(self.c_proj(y))
 
     def _adds_nothing(self) -> bool:
-        """Whether what is gathered counts for nothing and does not learn to: then it need not be computed, more than a
-        quarter of a step. A GPU, for which it costs little, would have to be waited for."""
+        """Whether the projection is zero and frozen, as in later layers with init `key_value`: what is gathered then
+        need not be computed, which saves more than a quarter of a step. A GPU is not asked: one would have to wait for
+        its answer, and attention costs it little."""
         weight = self.c_proj.weight
         return not weight.requires_grad and weight.device.type == "cpu" and not weight.any()
 

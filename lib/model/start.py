@@ -20,8 +20,8 @@ from lib.config import RunConfig
 AMPLITUDE = 0.3  # of the position table's waves; tokens begin at 0.02 and grow, and must not drown them
 PEAK = 10.0  # how far the score of the token a head looks for begins above the others
 REST = 0.25  # share of their random start that queries and keys keep
-CODE = 1 / 39  # std of the channels that hold the context, times the root of the number of hidden units, and
-READ = 1 / 34  # gains of the norms that these read them through, likewise: so a rate of 1 fits models of any size
+CODE = 1 / 39  # std of the channels that hold the context is this times the root of the number of hidden units, and
+READ = 1 / 34  # so are the gains of the norms that units read them through: meant to let one rate fit all sizes
 USUAL = 1000  # id of a token that counts 1 in the code
 NEARER = 0.95  # share of its count there that a token keeps with each place it stands further back
 SHARP = 10.0  # std of what goes into a hidden unit: so large, GELU is a threshold

@@ -10,6 +10,7 @@ import pandas as pd
 from IPython.display import display
 
 from lib.model.memorisation import Recall
+from lib.show.wording import written
 from lib.text.tokenizer import token_repr
 
 SURE = 0.5  # nats: a token of a lower loss was given a probability of 0.61 or more
@@ -150,6 +151,18 @@ def recitation(trials: dict[str, list[Recall]]) -> str:
         than = "than" if abs(gained) > error else "as"
         said.append(f"After {long.prefix} tokens read, {many} came back whole {than} after {short.prefix}.")
     return " ".join(said)
+
+
+def quickest(runs: dict[str, dict[str, Any]]) -> str:
+    """Which run, of some by name with their summaries, reached its target with the fewest tokens and in the least time.
+    """
+    reached = {name: summary for name, summary in runs.items() if summary["state"] == "reached"}
+    if not reached:
+        return "None of them reached its target."
+    fewest, least = (min(reached, key=lambda name: reached[name][figure]) for figure in ("tokens", "elapsed_sec"))
+    return (f"Of the {len(reached)} that reached their targets, {fewest} took the fewest tokens, "
+            f"{written('tokens', reached[fewest]['tokens'])}, and {least} the least time, "
+            f"{written('elapsed_sec', reached[least]['elapsed_sec'])}.")
 
 
 def same_error(asked: list[dict[str, Any]], prefix: int) -> str:

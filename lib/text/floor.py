@@ -16,7 +16,7 @@ def loss_floor(tokens: np.ndarray, seq_len: int, order: str) -> float:
     is the entropy of the window given its first token. By the chain rule that is H(windows of T + 1 tokens) -
     H(their first tokens). Two windows taken for one by their hashes would change it by less than 2 / N.
 
-    The windows are those that the order trains on, and that decide: cut at 0 for `fixed` and `sequential`, at any
+    The windows are those that the order trains on: cut at 0 for `fixed` and `sequential`, at any
     offset for `epoch` and `random`, which have to know the text wherever it is cut.
     """
     starts = _starts(tokens, seq_len, order)

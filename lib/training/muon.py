@@ -1,9 +1,8 @@
 """Muon: momentum whose update of every matrix is made orthogonal, so that all its directions are learned at one speed.
 
 Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024). torch's own Muon works in bfloat16,
-which processors without such instructions emulate at a hundredth of their speed; this one works in the precision of the
-weights where blocks of the matrices, which cost a fraction of the whole, make that the quicker way, and multiplies in
-bfloat16 only what is large, and only where the machine is made for it.
+which processors without such instructions emulate at a hundredth of their speed. This one multiplies in bfloat16 only
+where the machine is made for it; long blocks of rows go through their small Gram matrix, in float32.
 """
 import itertools
 from collections import defaultdict
@@ -30,7 +29,7 @@ def orthogonalized(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     iteration; there x itself is iterated, in float32, and what rounding touches is only the change that is added.
     """
     if dtype is torch.float32 or x.size(2) > 4 * x.size(1):
-        return equalizer(x @ x.mT) @ x
+        return newton_schulz_factor(x @ x.mT) @ x
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     for _ in range(ITERATIONS):
         low = x.to(dtype)
@@ -39,7 +38,7 @@ def orthogonalized(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return x
 
 
-def equalizer(gram: torch.Tensor) -> torch.Tensor:
+def newton_schulz_factor(gram: torch.Tensor) -> torch.Tensor:
     """What to multiply matrices x (n, rows, columns) by so that their rows become orthonormal, roughly, from x @ x.mT.
 
     Every iterate of Newton-Schulz is a polynomial in x @ x.mT times x, so only small square matrices are multiplied

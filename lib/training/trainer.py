@@ -180,8 +180,7 @@ class Trainer:
         """Record a row; on the screen at most once a second, later every 1 % of the time passed, so that a run of ten
         hours leaves a notebook of a thousand lines."""
         p = self.progress
-        row = p.row(result)
-        self.run.append_metrics(row)
+        self.run.append_metrics(row := p.row(result))
         line = (f"step {p.step:5d} | loss {result.loss:.6f} | mean {p.mean_loss:.6f} | rate {result.rate:.3f} | "
                 f"{row['tokens_per_sec']:,.0f} tok/s"
                 + ("" if p.corpus_loss is None else f" | all tokens {p.corpus_loss:.6f}"))
@@ -203,7 +202,6 @@ class Trainer:
         these are the best weights so far, or those that reached the target, best.pt, which has little else."""
         p = self.progress
         p.elapsed_sec = time.perf_counter() - self._began
-        self.writer.settle()  # before there is another copy
         state, checkpoints = self.update.state_dict(), []
         if best:
             p.best_mean = p.mean_loss

@@ -103,6 +103,14 @@ def test_what_comes_back_depends_on_where_a_passage_begins():
     assert "too short" in findings.recitation({"anywhere": [none], "anywhere, untrained": [none]})
 
 
+def test_the_quickest_of_several_runs_is_named():
+    runs = {"a": {"state": "reached", "tokens": 2000, "elapsed_sec": 5}, "b": {"state": "limit", "tokens": 1},
+            "c": {"state": "reached", "tokens": 9000, "elapsed_sec": 3}}
+    assert findings.quickest(runs) == (
+        "Of the 2 that reached their targets, a took the fewest tokens, 2,000, and c the least time, 3.0 s.")
+    assert findings.quickest({"b": runs["b"]}) == "None of them reached its target."
+
+
 def test_a_passage_asked_from_two_places_goes_wrong_at_one_or_not():
     def asked(*right):
         return [{"begins": a, "right_tokens": count, "tokens": 50} for a, count in zip((0, 7), right, strict=True)]

@@ -171,7 +171,7 @@ def test_a_run_without_a_target_goes_on_to_its_last_step(config, corpus, machine
     t = trainer(config, corpus, machine, steps=60, target_loss=0)
     summary = t.train()
     assert (summary["state"], summary["step"]) == ("limit", 60) and summary["corpus_loss"] < 9
-    assert summary["verdict"].startswith("Trained to the limits, without a target: loss over all")
+    assert summary["verdict"].startswith("Trained to the limits, without a target: largest loss over all")
     assert summary["steps_to_target"] is None and t.run.read_metrics()["corpus_loss"].notna().sum() == 1
 
 

@@ -426,7 +426,7 @@ def test_untrusted_text_stays_text(untrusted):
 
 def test_a_run_without_a_target_ends_at_its_steps_and_shows_none(untrusted):
     run, done = untrusted
-    assert "Trained to the limits, without a target: loss over all 512 tokens" in done.stdout
+    assert "Trained to the limits, without a target: largest loss over all 512 tokens" in done.stdout
     page = Page(run.report.read_text())
     assert "it had no target" in "".join(page.texts)
     assert 'class="target"' not in run.report.read_text()

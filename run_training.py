@@ -10,6 +10,9 @@
 The exit code says how it ended: 0 target reached, 1 a notebook failed, 2 bad arguments, 3 stopped by a limit,
 4 a run was not reproduced, 130 stopped by the user, 138 the notebook's kernel died. That of a sweep is 0 where all
 points reached their target, 1 where one did not come to its end, 3 where one met its limit, 130 where it was stopped.
+
+The defaults below are those of the preset excerpt; other presets have others, a run that goes on or is reproduced its
+own.
 """
 import argparse
 import dataclasses

@@ -2,9 +2,9 @@
 #
 #     .\training.ps1
 #
-# Started again with the same $outDir it goes on with that run. The exit code is that of run_training.py:
-# 0 target reached, 1 a notebook failed, 2 bad arguments, 3 stopped by a limit, 4 a run was not reproduced,
-# 130 stopped by you, 138 the kernel died.
+# Started again with the same $outDir it goes on with that run, and of what stands below only $limits counts then.
+# The exit code is that of run_training.py: 0 target reached, 1 a notebook failed, 2 bad arguments, 3 stopped by a limit,
+# 4 a run was not reproduced, 130 stopped by you, 138 the kernel died.
 
 # ---- what to run -----------------------------------------------------------------------------------------------------
 $outDir = 'runs/overnight'
@@ -21,7 +21,7 @@ Set-Location -LiteralPath $PSScriptRoot
 $python = @('.venv\Scripts\python.exe', '.venv/bin/python') | Where-Object { Test-Path -LiteralPath $_ } |
     Select-Object -First 1
 if (-not $python) {
-    Write-Error 'There is no .venv here: set it up with the first line of README.md.'
+    Write-Error 'There is no .venv here, also not where conda was used: python -m venv .venv; .venv\Scripts\pip install -e .'
     exit 2
 }
 

@@ -40,6 +40,8 @@ CountOrZero = Annotated[int, Bounds(low=0)]
 Positive = Annotated[float, Bounds(above=0, below=math.inf)]
 PositiveOrZero = Annotated[float, Bounds(low=0, below=math.inf)]
 Fraction = Annotated[float, Bounds(low=0, below=1)]
+Order = Literal["epoch", "fixed", "sequential", "random"]
+Schedule = Literal["constant", "cosine", "linear", "wsd"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class RunConfig:
     # the text
     input_file: str = "data/input.txt"  # text to learn, UTF-8; the default file is made where it is missing
     max_tokens: CountOrZero = 0  # learn only so many tokens from its beginning; 0: all
-    order: Literal["epoch", "fixed", "sequential", "random"] = "epoch"  # of windows; epoch cuts the text anew each time
+    order: Order = "epoch"  # cut anew each epoch; fixed: always alike; sequential: and not shuffled; random: anywhere
     randomize_batches: bool = False  # the same as --order random
     # the model
     n_layer: Count = 12  # blocks
@@ -58,7 +60,7 @@ class RunConfig:
     block_size: Count = 1024  # positions the model has embeddings for
     dropout: Fraction = 0.0  # share of activations dropped in training; 0 memorises fastest
     init: Literal["gpt2", "look_back", "key_value"] = "gpt2"  # gpt2: random; look_back: heads set; key_value: MLPs too
-    init_from: str = ""  # begin with the weights of this run or exported folder; empty: by init
+    init_from: str = ""  # begin with the weights of this run or exported folder, and name its --init; empty: by init
     # a step
     batch_size: Count = 8  # sequences in a micro-batch
     seq_len: Annotated[int, Bounds(low=2)] = 256  # tokens in a sequence
@@ -71,7 +73,7 @@ class RunConfig:
     embedding_lr: PositiveOrZero = 0.0  # peak learning rate of the token embeddings; 0: that of the rest
     lr: Positive = 3e-4  # peak learning rate of all that has none of its own
     warmup_steps: CountOrZero = 0  # steps over which the learning rate rises to its peak
-    lr_schedule: Literal["constant", "cosine", "linear", "wsd"] = "constant"  # falls to 0 at --steps; wsd: last fifth
+    lr_schedule: Schedule = "constant"  # constant; cosine, linear: falls to 0 at --steps; wsd: to 0 in the last fifth
     weight_decay: PositiveOrZero = 0.0  # decoupled, on matrices only
     beta1: Fraction = 0.9  # decay of AdamW's mean of gradients
     beta2: Fraction = 0.95  # decay of AdamW's mean of squared gradients

@@ -162,9 +162,13 @@ def memory_needed(config: RunConfig, parameters: int, machine: Machine) -> int:
 def memory_notice(config: RunConfig, parameters: int, machine: Machine) -> str:
     """What training needs of the memory that is free, in words, and what would need less where that is more."""
     needed, free = memory_needed(config, parameters, machine), memory_free(machine.device)
-    return (f"about {needed / 1e9:.1f} GB of memory are needed and {free / 1e9:.1f} GB free"
-            + (": if that fails, a lower --batch_size with --grad_accum raised by the same factor needs less for the "
-               "same steps" if needed > free else ""))
+    told = f"about {needed / 1e9:.1f} GB of memory are needed and {free / 1e9:.1f} GB free"
+    if needed <= free:
+        return told
+    if config.batch_size == 1:
+        return f"{told}: if that fails, a lower --seq_len needs less, and is another recipe"
+    return (f"{told}: if that fails, a lower --batch_size with --grad_accum raised by the same factor needs less for the "
+            "same steps")
 
 
 def memory_free(device: torch.device) -> int:

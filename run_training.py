@@ -46,7 +46,7 @@ class Arguments(RunConfig):
     reproduce: str = ""  # do this run again in a folder of its own, and say whether the losses agree
     update_readme: bool = False  # fill the marked blocks of README.md from this run, unless it is stopped or fails
     sweep: str = ""  # run all points of this file, which docs/cluster.md explains, in --out_dir or runs/<its name>
-    parallel: CountOrZero = 0  # points of a sweep at a time; 0: one, or one for each GPU; with slurm, all
+    parallel: CountOrZero = 0  # points of a sweep at a time; 0: one, or as many as there are GPUs for; with slurm, all
     # where the points of a sweep run; submitit-local: as jobs on this machine, to try what is meant for slurm
     executor: Literal["local", "slurm", "submitit-local"] = "local"
 

@@ -223,5 +223,6 @@ def impersonal(text: str) -> str:
     home = os.path.expanduser("~").rstrip(os.sep)  # empty where that is /, as in a container
     for place, name in ((str(ROOT), ""), (home, f"~{os.sep}")):
         if place:
-            text = re.sub(rf"(?<![\w.~-]){re.escape(place + os.sep)}", lambda _, name=name: name, text)
+            begins = r"(^|[^\w.~-]|\x1b\[[\d;]*m)"  # of a path; the last is a colour, as in a traceback
+            text = re.sub(begins + re.escape(place + os.sep), lambda found, name=name: found[1] + name, text)
     return text

@@ -420,6 +420,8 @@ def test_a_notebook_names_no_folder_of_this_computer(executed, tmp_path, monkeyp
                             (f"{str(tmp_path / 'mine')!r}", "completed")):
         told = executed(source, outcome=outcome)
         assert str(tmp_path) not in told and "mine" in told
+    told = executed("from lib.config import RunConfig\nRunConfig(batch_size=0)", outcome="failed")
+    assert str(ROOT) not in told and "config.py" in told and "batch_size must be at least 1" in told
 
 
 def test_a_run_that_failed_names_no_folder_of_this_computer(begun, monkeypatch):

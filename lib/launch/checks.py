@@ -12,8 +12,8 @@ def check(config: RunConfig, here: bool = True) -> Corpus:
     """The text of a run, found fit for it. Raises InputError for devices that are not there, where it is to run `here`,
     a text that cannot be learned, and a target that no model can reach on it."""
     if here and (config.device not in ("auto", "cpu") or config.nproc_per_node > 1):
-        from lib.training.machine import choose_device  # imports torch, so only where there is something to check
-        choose_device(config.device, config.nproc_per_node)
+        from lib.training.machine import prepare_machine  # imports torch, so only where there is something to check
+        prepare_machine(config)
     corpus = load_corpus(config)
     reachable_floor(corpus.tokens, config)
     return corpus

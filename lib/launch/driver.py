@@ -1,4 +1,5 @@
 """Run the points of a sweep, so many at a time, here or wherever `start` sends them."""
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -31,18 +32,23 @@ def run_points(sweep: Sweep, slots: Sequence[str], start: Start, say: Callable[[
     """
     waiting, free = [point for point in sweep.points if not point.is_done()], list(slots)
     running: list[tuple[Point, Job, str]] = []
+    refused = math.inf  # points that were at work when a cluster took no more
     say(f"{len(sweep.points):,} points, {len(sweep.points) - len(waiting):,} of them done, {len(slots):,} at a time")
     while running or (waiting and not sweep.stop_file.exists()):
         elsewhere = [point for point in waiting if point.run.claim.is_held()]
         ready = [point for point in waiting if point not in elsewhere][:max(0, len(free) - len(elsewhere))]
-        for point in () if sweep.stop_file.exists() else ready:
+        at_work = len(running) + len(elsewhere)
+        refused = math.inf if at_work < refused else refused
+        for point in () if sweep.stop_file.exists() or refused < math.inf else ready:
             if not point.is_done():
                 try:
                     job = start(point, free[0])
-                except InputError:
-                    if not running:
+                except InputError as error:
+                    if not running and not elsewhere:
                         raise
-                    break  # a cluster that takes no more for now
+                    refused = len(running) + len(elsewhere)
+                    say(f"{point.name}: waits until another one has ended, {error}")
+                    break
                 say(f"{point.name}: {'goes on' if point.run.config_file.exists() else 'begins'}")
                 running.append((point, job, free.pop(0)))
             waiting.remove(point)

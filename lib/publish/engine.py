@@ -44,12 +44,15 @@ class CarefulClient(PapermillNotebookClient):
     """Merges what a cell prints while it runs, without naming folders of this computer, and marks a cell failed also
     where it was the kernel that died."""
 
-    def output(self, outs, msg, display_id, cell_index):
+    def process_message(self, msg, cell, cell_index):
         content = msg["content"]
         for told in (content, content.get("data", {})):
             told |= {name: impersonal(text) for name, text in told.items() if name.startswith(("text", "evalue"))}
         if "traceback" in content:
             content["traceback"] = [impersonal(line) for line in content["traceback"]]
+        return super().process_message(msg, cell, cell_index)
+
+    def output(self, outs, msg, display_id, cell_index):
         out = super().output(outs, msg, display_id, cell_index)
         if out is not None and out.output_type == "stream" and len(outs) > 1 and outs[-1] is out:
             last = outs[-2]

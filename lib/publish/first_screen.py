@@ -235,7 +235,7 @@ def _asked(run: RunFolder, recall: dict[str, Any] | None, config: RunConfig) -> 
               f"{asked[1]['begins'] - asked[0]['begins']} tokens later"]
     trial, among = recall["trials"].get("at a cut" if config.cut_at_0 else "anywhere"), ""
     if trial and trial["passages"] and trial["continuation"] == asked[0]["tokens"]:
-        one = "none" if asked[0]["wrong"] else "one"
+        one = "one" if asked[0]["right_tokens"] == asked[0]["tokens"] else "none"
         among = f" Begun {places[0]} it is {one} of the {_share(trial['exact'])} of passages that come back whole."
     return {"among": among,
             "asked": [entry | {"place": place, "read": _tail(entry["read"]),

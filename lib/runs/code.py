@@ -6,13 +6,14 @@ from typing import Any
 from lib.config import ROOT
 
 LONGEST_DIFF = 1_000_000
+OF_A_HOOK = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
 
 
 def git_state() -> dict[str, Any]:
     """The commit that is checked out, whether files differ from it, and how those it knows do, as `git apply` takes it,
     but for notebooks, which may hold outputs and are in the run's folder as they ran. None for all three where this
     project is no git checkout, and for a difference of more than LONGEST_DIFF characters."""
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # as a hook sets them
+    plain = {name: value for name, value in os.environ.items() if name not in OF_A_HOOK}
 
     def git(*words: str) -> str | None:
         try:

@@ -127,8 +127,8 @@ class RunFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Record how the run stands; `heartbeat` in it tells when that was."""
-        verdict = impersonal(summary["verdict"]) if "verdict" in summary else None  # it may quote an error
-        write_json(summary | {"verdict": verdict, "heartbeat": utc_now()}, self.summary_file)
+        told = {"verdict": impersonal(summary["verdict"])} if "verdict" in summary else {}  # it may quote an error
+        write_json(summary | told | {"heartbeat": utc_now()}, self.summary_file)
 
     def record_end(self, outcome: str) -> None:
         """Correct the summary where the process that trained could not: its notebook "failed", its kernel "died", or

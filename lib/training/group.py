@@ -60,6 +60,13 @@ class Group:
             dist.all_reduce(numbers)
         return numbers
 
+    def all(self, number: int) -> list[int]:
+        """This number of each process, by rank."""
+        numbers = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        with with_the_others():
+            dist.all_gather(numbers, torch.tensor([number]), group=self._words)
+        return [int(each) for each in numbers]
+
     def hand_round(self, tensors: dict[torch.Tensor, int]) -> None:
         """Give all processes each tensor as it is in the one of this rank."""
         with with_the_others():

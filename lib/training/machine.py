@@ -167,8 +167,8 @@ def memory_notice(config: RunConfig, parameters: int, machine: Machine) -> str:
         return told
     if config.batch_size == 1:
         return f"{told}: if that fails, a lower --seq_len needs less, and is another recipe"
-    return (f"{told}: if that fails, a lower --batch_size with --grad_accum raised by the same factor needs less for the "
-            "same steps")
+    return (f"{told}: if that fails, a lower --batch_size with --grad_accum raised by the same factor needs less for "
+            "the same steps")
 
 
 def memory_free(device: torch.device) -> int:

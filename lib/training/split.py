@@ -66,16 +66,11 @@ class SplitStep(TrainingStep):
             yield step * A + k, range(max(0, mine.start - k * B), min(B, mine.stop - k * B))
 
 
-def follow(step: SplitStep, tokens: np.ndarray, begins: int | None = None) -> None:
-    """Do what the leader says, until it says that this is the end. RuntimeError where its first step is not the one
-    that this process begins with, if that is known: their weights then are of different checkpoints."""
+def follow(step: SplitStep, tokens: np.ndarray) -> None:
+    """Do what the leader says, until it says that this is the end."""
     c = step.config
     for what, numbers in step.group.told():
         if what == step.group.STEP:
-            if begins not in (None, numbers[0]):
-                raise RuntimeError(f"process {step.group.rank} goes on from step {begins}, the first one from "
-                                   f"{numbers[0]}: see that all can read the run's checkpoints")
-            begins = None
             step(*numbers)
         elif what == step.group.GATHER:
             step.gather()

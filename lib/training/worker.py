@@ -31,12 +31,13 @@ def main(path: str) -> None:
     end_with_ancestors()
     run = RunFolder(path)
     config = dataclasses.replace(run.read_config()[0], amp=recorded_amp(run))
+    # refuses more than can share a step, whatever was asked for where the run was begun
+    dataclasses.replace(config, nproc_per_node=int(os.environ["WORLD_SIZE"]), nnodes=1)
     machine = prepare_machine(config)
     if machine.device.type == "cuda":
         machine = dataclasses.replace(machine, device=torch.device("cuda", int(os.environ["LOCAL_RANK"])))
         torch.cuda.set_device(machine.device)
     machine = dataclasses.replace(machine, group=Group(machine.device))
-    dataclasses.replace(config, nproc_per_node=machine.group.size, nnodes=1)  # refuses more than can share a step
     corpus, model = load_corpus(config), new_model(config, machine.device)
     kind = ShardedStep if config.shard else SplitStep
     if machine.group.rank:
@@ -47,12 +48,18 @@ def main(path: str) -> None:
             state, _ = load_first(run.checkpoints(), print)
             step.load_state_dict(state)
             begins = state["progress"]["step"]
-        follow(step, corpus.tokens, begins)
     else:
-        try:
-            Trainer(model, corpus, config, run, machine, step=kind).train()
-        finally:
-            machine.group.say(machine.group.END)
+        trainer = Trainer(model, corpus, config, run, machine, step=kind)
+        begins = trainer.progress.step
+    if len(set(steps := machine.group.all(begins))) > 1:  # they would add up gradients of different weights
+        raise InputError(f"the processes would go on from steps {steps}: see that all can read the run's checkpoints")
+    if machine.group.rank:
+        follow(step, corpus.tokens)
+        return
+    try:
+        trainer.train()
+    finally:
+        machine.group.say(machine.group.END)
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def test_a_cluster_that_takes_no_more_is_asked_again(sweep):
             raise InputError("Slurm took no job")
         return jobs.start(point, slot)
     run_points(sweep, list("abcde"), start, lambda line: None)
-    assert refused and outcome(sweep) == "limit" and len(jobs.started) == 5
+    assert refused == ["3-seed=3", "5-seed=5"] and outcome(sweep) == "limit" and len(jobs.started) == 5
     with pytest.raises(InputError, match="took no job"):  # nothing runs, so nothing can end
         jobs.now = [1, 2]
         sweep.points[0].run.report.unlink()

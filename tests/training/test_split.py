@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-import types
 
 import psutil
 import pytest
@@ -28,7 +27,7 @@ from lib.training.machine import Machine, _precision, choose_device, memory_need
 from lib.training.processes import train_in_processes
 from lib.training.provenance import provenance
 from lib.training.shard import ShardedStep
-from lib.training.split import SplitStep, follow
+from lib.training.split import SplitStep
 from lib.training.step import TrainingStep
 from lib.training.stopping import StopRequest
 from lib.training.trainer import Trainer
@@ -69,8 +68,9 @@ def work(path: str, environment: dict[str, str]) -> None:
     worker.main(path)
 
 
-def start(run: RunFolder, count: int, **environment: str) -> list:
-    """So many processes that train a run, as torchrun starts them, but forked from one that has imported torch."""
+def start(run: RunFolder, count: int, follower: RunFolder | None = None, **environment: str) -> list:
+    """So many processes that train a run, as torchrun starts them, but forked from one that has imported torch; those
+    that follow find it in a folder of their own, where one is given."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pandas", "pytest", "torch._dynamo", "lib.training.worker"])
     with socket.socket() as free:
@@ -78,8 +78,9 @@ def start(run: RunFolder, count: int, **environment: str) -> list:
         port = free.getsockname()[1]
     environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count),
                     "LOCAL_WORLD_SIZE": str(count)}
+    runs = [run, *[follower or run] * (count - 1)]
     started = [context.Process(target=work, args=(str(run.path), environment | {"RANK": str(rank)}))
-               for rank in range(count)]
+               for rank, run in enumerate(runs)]
     for process in started:
         process.start()
     return started
@@ -225,26 +226,25 @@ def test_what_several_processes_cannot_do_is_refused(changes, message):
     assert message in str(error.value)
 
 
-@needs_fork
-def test_more_processes_than_windows_are_refused_when_they_have_met(toy, corpus):
-    """whatever torchrun was asked for elsewhere"""
+def test_more_processes_than_windows_are_refused_before_they_meet(toy, corpus, monkeypatch):
+    """whatever torchrun was asked for on another machine"""
     run = begin(toy, corpus)
-    assert ends(start(run, 5)) == [1] * 5 and not run.summary_file.exists()
+    monkeypatch.setenv("WORLD_SIZE", "5")
+    for name in ("end_with_ancestors", "Group"):
+        monkeypatch.setattr(worker, name, lambda *args: None)
+    monkeypatch.setattr(worker.signal, "signal", lambda *args: None)
+    with pytest.raises(InputError, match="5 processes cannot share the 4 windows of a step"):
+        worker.main(str(run.path))
 
 
-def test_processes_do_not_go_on_from_different_checkpoints(toy):
-    done = []
-
-    class Step:
-        config = toy
-        group = types.SimpleNamespace(STEP=Group.STEP, rank=1, told=lambda: [(Group.STEP, [20]), (Group.STEP, [21])])
-
-        def __call__(self, number):
-            done.append(number)
-    with pytest.raises(RuntimeError, match="process 1 goes on from step 10, the first one from 20"):
-        follow(Step(), None, begins=10)
-    follow(Step(), None, begins=20)
-    assert done == [20, 21]
+@needs_fork
+def test_processes_do_not_go_on_from_different_checkpoints(toy, corpus, tmp_path):
+    runs = [train(dataclasses.replace(toy, steps=n, out_dir=str(tmp_path / str(n))), corpus) for n in (3, 2)]
+    for run in runs:
+        run.write_config(dataclasses.replace(run.read_config()[0], steps=9), run.read_config()[1])
+    before = [run.summary_file.read_bytes() for run in runs]
+    assert ends(start(runs[0], 2, follower=runs[1])) == [1, 1]
+    assert [run.summary_file.read_bytes() for run in runs] == before
 
 
 def test_a_run_in_fp16_is_not_gone_on_with_in_parts():

@@ -105,7 +105,7 @@ def test_a_signal_that_was_ignored_stays_ignored(tmp_path):
 @pytest.fixture
 def begun(config, corpus, machine):
     """A run of a few steps that was stopped by its limit."""
-    config = dataclasses.replace(config, steps=3, log_every=1, save_every=1)
+    config = dataclasses.replace(config, steps=3, log_every=1, save_every=1, n_embd=16)
     run = open_run(config, "tiny", corpus.sha256)
     run.write_config(config, provenance(corpus, machine, 0.0))
     Trainer(new_model(config, machine.device), corpus, config, run, machine).train()

@@ -19,7 +19,9 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
 import run_training
-from lib.config import ROOT, InputError
+from lib.config import ROOT, InputError, relative_to_root
+from lib.launch.sweep import read_sweep
+from lib.model.gpt import new_model
 from lib.presets import preset_config
 from lib.publish.index import write_index
 from lib.publish.notebooks import run_notebook
@@ -29,14 +31,18 @@ from lib.runs.checkpoint import load_checkpoint
 from lib.runs.folder import RunFolder
 from lib.runs.locate import open_run, recorded_amp
 from lib.runs.recall import read_recall
+from lib.text.corpus import load_corpus
+from lib.training.machine import prepare_machine
+from lib.training.provenance import provenance
+from lib.training.trainer import Trainer
 
 BUSY = "IOStream.flush timed out\n"  # what ipykernel says where a machine is so busy that an output waits 10 s
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
-def start(*arguments, timeout=300, cwd=ROOT):
-    command = [sys.executable, ROOT / "run_training.py", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=cwd)
+def start(*arguments, timeout=300, root=ROOT):
+    command = [sys.executable, root / "run_training.py", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=root)
     done.stderr = done.stderr.replace(BUSY, "")
     return done
 
@@ -157,13 +163,14 @@ def test_the_report_is_a_notebook_too(finished):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no pseudo-terminals")
-def test_a_terminal_shows_a_bar_and_no_terminal_none_and_a_closed_one_stops_the_run(finished, tmp_path):
+def test_a_terminal_shows_a_bar_and_no_terminal_none_and_a_closed_one_stops_the_run(finished, checkout, tmp_path):
     parent, child = os.openpty()
+    place = checkout("1_data", "2_model", "4_results")
     run = RunFolder(tmp_path / "run")
-    command = [sys.executable, ROOT / "run_training.py", "--preset", "tiny", "--steps", "100000", "--target_loss", "1",
+    command = [sys.executable, place / "run_training.py", "--preset", "tiny", "--steps", "100000", "--target_loss", "1",
                "--out_dir", run.path]
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "150"}
-    process = subprocess.Popen(command, stdout=child, stderr=child, cwd=ROOT, env=environment, close_fds=True)
+    process = subprocess.Popen(command, stdout=child, stderr=child, cwd=place, env=environment, close_fds=True)
     os.close(child)
     shown = text = ""
     while not re.search(r"step +\d+/100000 .*mean loss \d\.\d+, target 1 in some \d+ min", text):
@@ -226,19 +233,22 @@ def test_a_run_is_done_again_and_compared(finished, tmp_path, monkeypatch, capsy
         assert message in capsys.readouterr().err
 
 
-def test_a_run_that_meets_its_limit_exits_3_and_goes_on_with_resume(tmp_path):
-    run = RunFolder(tmp_path / "run")
-    done = start("--preset", "tiny", "--steps", 20, "--out_dir", run.path)
-    assert done.returncode == 3, done.stdout + done.stderr
-    assert "not reached within the limits" in run.report.read_text()
+def test_a_run_that_has_ended_goes_on_with_resume_and_exits_3_at_its_limit(finished, tmp_path):
+    original, done = finished
+    run = RunFolder(shutil.copytree(original.path, tmp_path / "run"))
+    before, end = original.read_metrics(), original.read_summary()["step"]
     again = start("--preset", "tiny", "--out_dir", run.path)
     assert again.returncode == 2 and "holds a run already" in again.stderr
-    resumed = start("--resume", run.last_checkpoint, "--steps", 40)
-    assert resumed.returncode == 3 and "resumed at step 20" in resumed.stdout, resumed.stdout + resumed.stderr
-    assert run.read_metrics()["step"].tolist() == [1, *range(5, 41, 5)]
-    assert run.read_config()[0].steps == 40 and run.read_config()[1]["before"][0]["parameters"]["steps"] == 20
-    assert run.read_summary()["restarts"] == [20]
-    assert "different before a resume: steps" in run.report.read_text()
+    resumed = start("--resume", run.last_checkpoint, "--steps", end + 20, "--target_loss", 1)
+    assert resumed.returncode == 3 and f"resumed at step {end}" in resumed.stdout, resumed.stdout + resumed.stderr
+    assert "Target 1 not reached within the limits" in run.report.read_text()
+    after = run.read_metrics()
+    assert after.iloc[:len(before)].equals(before)
+    assert after["step"].tolist()[len(before):] == sorted({*range(end // 5 * 5 + 5, end + 20, 5), end + 20})
+    config, facts = run.read_config()
+    assert config.steps == end + 20 and facts["before"][0]["parameters"]["steps"] == 400
+    assert run.read_summary()["restarts"] == [end]
+    assert "different before a resume: steps, target_loss" in run.report.read_text()
     assert run.notebook("3_training.1").exists() and run.notebook("3_training").exists()
     assert "2_model" in done.stdout and "2_model" not in resumed.stdout  # executed once
 
@@ -282,20 +292,28 @@ def test_help_explains_every_parameter_in_less_than_a_second():
         assert re.search(rf"--{name}\b", done.stdout), name
 
 
-def test_a_sweep_runs_its_points_compares_them_and_touches_none_again(tmp_path):
+def test_a_sweep_runs_its_points_compares_them_and_touches_none_again(checkout, tmp_path):
     file, folder = tmp_path / "seeds.yaml", tmp_path / "a folder [1]"
     file.write_text("preset: tiny\nsteps: 10\namp: off\ntarget_loss: 0\ngrid: {seed: [1, 2]}\n")
-    done = start("--sweep", file, "--out_dir", folder)
+    sweep = read_sweep(file, relative_to_root(folder))
+    sweep.folder.mkdir()
+    sweep.claim()  # as a driver leaves it that was killed after the first point
+    sweep.lock.let_go()
+    config, run = sweep.points[0].config, sweep.points[0].run
+    machine, corpus = prepare_machine(config), load_corpus(config)
+    run.write_config(config, provenance(corpus, machine, floor=0.0))
+    Trainer(new_model(config, machine.device), corpus, config, run, machine).train()
+    run.report.write_text("")
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("1-seed*/**/*") if path.suffix}
+    done = start("--sweep", file, "--out_dir", folder, root=checkout("1_data", "2_model", "4_results"))
     assert done.returncode == 3 and done.stderr == "", done.stdout + done.stderr
-    assert "1-seed=1: begins" in done.stdout and "2-seed=2: Trained to the limits" in done.stdout
+    assert "2 points, 1 of them done" in done.stdout and "1-seed=1: begins" not in done.stdout
+    assert "2-seed=2: begins" in done.stdout and "2-seed=2: Trained to the limits" in done.stdout
     assert re.search(r"all +2 +0 +\d\.\d{6} ± \d\.\d{6}", done.stdout)
     text = "".join(Page((folder / "compare_runs.html").read_text()).texts)
     assert "2 runs: 2 limit" in text and "1-seed=1" in text and "2-seed=2" in text and "Over seeds" in text
     assert 'href="1-seed%3D1/report.html"' in (folder / "index.html").read_text()
-    before = {path: path.stat().st_mtime_ns for path in folder.glob("*-seed*/**/*") if path.suffix}
-    again = start("--sweep", file, "--out_dir", folder)
-    assert again.returncode == 3 and "2 points, 2 of them done" in again.stdout, again.stdout + again.stderr
-    assert before == {path: path.stat().st_mtime_ns for path in folder.glob("*-seed*/**/*") if path.suffix}
+    assert len(before) > 5 and before == {path: path.stat().st_mtime_ns for path in before}
 
 
 def test_a_sweep_with_a_point_that_cannot_be_is_refused_before_any_begins(tmp_path):
@@ -404,13 +422,13 @@ def test_checkpoints_that_are_all_damaged_are_refused_before_anything_is_written
 
 
 @pytest.fixture(scope="module")
-def untrusted(tmp_path_factory):
+def untrusted(tmp_path_factory, checkout):
     """A run of a text that means harm, without a target, and what it printed; done once for several tests."""
     folder = tmp_path_factory.mktemp("untrusted")
     evil = "<script>alert(1)</script>\n<img src=x onerror=alert(2)>\n```\n\x1b[31mred\x1b[0m $x$ 'quote'\n"
     (folder / "evil.txt").write_text(evil * 60, "utf-8")
     done = start("--preset", "tiny", "--input_file", folder / "evil.txt", "--out_dir", folder / "run", "--steps", 60,
-                 "--target_loss", 0, "--prompt", "<script>alert(3)</script><b>")
+                 "--target_loss", 0, "--prompt", "<script>alert(3)</script><b>", root=checkout("2_model"))
     assert done.returncode == 3, done.stdout + done.stderr
     return RunFolder(folder / "run"), done
 

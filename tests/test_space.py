@@ -41,7 +41,7 @@ DEFAULTS = ("First Citizen:\n", 20, 0.9, 50, 1337)
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> RunFolder:
     """A model trained for a moment, and large enough for an answer to take some seconds."""
-    config = preset_config("notebook", n_layer=6, n_head=6, n_embd=384, max_tokens=1024, steps=8, target_loss=0.5,
+    config = preset_config("notebook", n_layer=6, n_head=6, n_embd=384, max_tokens=1024, steps=2, target_loss=0.5,
                            sample_every=8, out_dir=str(tmp_path_factory.mktemp("runs") / "run"))
     run, machine, corpus = RunFolder(config.out_dir), prepare_machine(config), load_corpus(config)
     run.write_config(config, provenance(corpus, machine, floor=0.0))

@@ -54,10 +54,10 @@ def test_weights_start_as_gpt2s_do(gpt2):
 
 
 def test_initial_loss_is_that_of_random_logits(gpt2):
-    tokens = load_corpus(preset_config("excerpt", max_tokens=4097)).tokens.astype(np.int64)
-    x, y = torch.from_numpy(tokens[:-1]).view(8, 512), torch.from_numpy(tokens[1:]).view(8, 512)
+    tokens = load_corpus(preset_config("excerpt", max_tokens=1025)).tokens.astype(np.int64)
+    x, y = torch.from_numpy(tokens[:-1]).view(2, 512), torch.from_numpy(tokens[1:]).view(2, 512)
     with torch.no_grad():
-        loss = sum(gpt2(x[i:i + 2], y[i:i + 2]).item() for i in range(0, 8, 2)) / 4
+        loss = gpt2(x, y).item()
     assert 10.75 < loss < 11.20
 
 

@@ -125,7 +125,6 @@ def checks(lab: Lab) -> None:
     followed.close()
     print(f"3_training: the cell run again went on to step {ended['step']}, its tab closed; watch followed", flush=True)
 
-    stop_two_processes(lab)
     for name in ("4_results", "compare_runs", "play"):
         run_through(lab, name)
     page = lab.open("1_data")
@@ -139,6 +138,7 @@ def checks(lab: Lab) -> None:
                     lab.project / "notebooks" / "4_results.ipynb"], check=True, capture_output=True)
     assert "Target reached" in html.read_text("utf-8")
     print("the tag of the parameters cell is shown; nbconvert makes a page", flush=True)
+    stop_two_processes(lab)
 
 
 def run_through(lab: Lab, name: str) -> None:

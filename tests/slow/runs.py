@@ -1,5 +1,6 @@
 """What the slow checks share: a run of the preset tiny that saves often, its processes, and how to compare two ends."""
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,8 @@ from lib.runs.folder import RunFolder
 
 RECIPE = ["--preset", "tiny", "--steps", "48", "--target_loss", "0.1", "--optimizer", "muon", "--dropout", "0.1",
           "--log_every", "1", "--save_every", "2", "--sample_every", "5", "--max_new_tokens", "20"]
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores in what it starts in the background
 
 
 def start(*arguments: str, cwd: Path = ROOT) -> subprocess.Popen:

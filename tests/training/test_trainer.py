@@ -215,7 +215,7 @@ def test_what_shows_a_run_cannot_end_it(config, corpus, machine, monkeypatch):
     assert log.count("memory and processor are recorded no more: RuntimeError: no picture today") == 1
 
 
-def test_gradients_of_an_interrupted_step_are_not_added_to_the_next(config, corpus, machine, tmp_path):
+def test_gradients_of_an_interrupted_step_are_not_added_to_the_next(config, corpus, machine, undisturbed, tmp_path):
     settings = dict(batch_size=2, grad_accum=2, steps=6, save_every=6)
     whole = undisturbed(config, corpus, machine, **settings)
     parted = trainer(config, corpus, machine, **settings, out_dir=str(tmp_path / "parted"))

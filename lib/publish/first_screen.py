@@ -215,10 +215,10 @@ def _ends(summary: dict[str, Any], config: RunConfig, metrics) -> list[End]:
 
 def _caption(summary: dict[str, Any], config: RunConfig) -> str:
     """What is drawn how."""
-    loss = summary.get("corpus_loss")
+    loss, moved = summary.get("corpus_loss"), summary.get("shifted_loss")
     points = " The dot is the loss over all tokens at the end, the ring that of windows moved by half." \
-        if loss is not None and summary.get("shifted_loss") is not None else ""
-    if points and loss < summary["mean_loss"]:
+        if loss is not None and moved is not None else ""
+    if points and max(loss, moved) < summary["mean_loss"]:
         points += " They lie lower, for a step reads its windows before it trains on them."
     restarts = " It was resumed where an upright line stands." if summary.get("restarts") else ""
     return ("Loss in nats per token, on a log scale. Pale: single steps; dark: their mean over an epoch."

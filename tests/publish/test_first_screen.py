@@ -99,6 +99,7 @@ def test_the_line_of_scale_and_the_numbers_have_their_meaning(tmp_path):
                                     "sure of the next token · in windows moved by half: as unsure as between 36 tokens")
     assert screen["numbers"][2][0] == "2 min 45 s" and "8 steps in 1 min 1 s" in screen["numbers"][2][1]
     anywhere = first_screen(made(tmp_path / "b", "reached", 0.082, 0.08))
+    assert "They lie lower" in anywhere["caption"] and "lie lower" not in screen["caption"]
     assert anywhere["numbers"][0] == ("0.0820", "the largest loss of 2 ways to cut the text (target 0.100): on average "
                                       "92 % sure of the next token")
 

@@ -1,4 +1,4 @@
-"""What a run's steps multiply: the FLOPs of its model and those of its optimiser, from its configuration and precision.
+"""What a run's steps multiply: the FLOPs of its model and those of its optimiser, from its configuration.
 
     python benchmarks/flops.py docs/default_run [runs/NAME ...]          some seconds each
 
@@ -18,7 +18,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from lib.config import RunConfig
 from lib.model.gpt import new_model, shaped_model
 from lib.runs.folder import RunFolder
-from lib.runs.locate import recorded_amp
 from lib.text.corpus import Corpus, load_corpus
 from lib.training.machine import Machine
 from lib.training.sampled_softmax import FIRST_STEPS
@@ -32,15 +31,14 @@ def flops(work: Callable[[], None]) -> int:
     return counter.get_total_flops()
 
 
-def step_flops(config: RunConfig, corpus: Corpus, amp: torch.dtype | None) -> tuple[int, int, int]:
-    """The FLOPs of one of a run's first steps, of a later one, and of the optimiser in either. `amp`, the machine's,
-    chooses the form of Muon."""
+def step_flops(config: RunConfig, corpus: Corpus) -> tuple[int, int, int]:
+    """The FLOPs of one of a run's first steps, of a later one, and of the optimiser in either."""
     frozen = config.optimizer == "sgd"  # then what is computed depends on the weights, and tensors need their numbers
     # the kernels of attention are not counted, plain products are
     with (contextlib.nullcontext() if frozen else FakeTensorMode(allow_non_fake_inputs=True),
           sdpa_kernel(SDPBackend.MATH)):
         model = new_model(config) if frozen else shaped_model(config)
-        step = TrainingStep(model, corpus, config, Machine(torch.device("cpu"), amp))
+        step = TrainingStep(model, corpus, config, Machine(torch.device("cpu"), None))
         first, later = flops(lambda: step(0)), flops(lambda: step(FIRST_STEPS))
         step.optimizers = []
         return first, later, later - flops(lambda: step(FIRST_STEPS))
@@ -48,10 +46,8 @@ def step_flops(config: RunConfig, corpus: Corpus, amp: torch.dtype | None) -> tu
 
 def report(run: RunFolder) -> str:
     """The FLOPs of a run's steps in words."""
-    config, summary, precision = run.read_config()[0], run.read_summary(), recorded_amp(run)
-    # fp16 multiplies what fp32 does, and its scaler would look at numbers that are not there
-    amp = torch.bfloat16 if precision == "bf16" else None
-    first, later, optimizer = step_flops(config, load_corpus(config), amp)
+    config, summary = run.read_config()[0], run.read_summary()
+    first, later, optimizer = step_flops(config, load_corpus(config))
     whole = min(FIRST_STEPS, summary["step"])
     total = whole * first + (summary["step"] - whole) * later
     return (f"{run.path.name}: {later / 1e12:.3f} TFLOP a step of {config.tokens_per_step:,} tokens "

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What an NVIDIA GPU makes of this project: the tests that need one, the training step beside transformers', and the
-# preset `full` to its target. Needs no network and, by its limits, at most 11 minutes; leaves one record.
+# preset `full` to its target. Needs no network and, by its limits, less than 8 minutes; leaves one record.
 #
 #   benchmarks/gpu.sh [folder of the record, runs/ by default]
 #
@@ -44,7 +44,7 @@ part() {
 }
 
 echo "# A GPU, $(date -u +%Y-%m-%d)"
-part "The machine" 30 "$python" -c '
+part "The machine" 20 "$python" -c '
 import platform, subprocess, torch
 from lib.runs.code import git_state
 code = git_state()
@@ -52,9 +52,9 @@ print(torch.cuda.get_device_name(), "torch", torch.__version__, "CUDA", torch.ve
 print("commit", code["commit"], "with changes" if code["dirty"] else "")
 print(subprocess.run(["nvidia-smi", "--query-gpu=driver_version,memory.total,clocks.max.sm,power.limit", "--format=csv"],
                      capture_output=True, text=True).stdout, end="")'
-part "Tests" 150 "$python" -m pytest -q -s -n 0 -p no:cacheprovider -o addopts=-ra tests/gpu
-part "A step of 4 x 128 tokens" 150 "$python" benchmarks/step.py
-part "A step of 16 x 256 tokens" 150 "$python" benchmarks/step.py --batch_size 16 --seq_len 256
+part "Tests" 120 "$python" -m pytest -q -s -n 0 -p no:cacheprovider -o addopts=-ra tests/gpu
+part "A step of 4 x 128 tokens" 80 "$python" benchmarks/step.py
+part "A step of 16 x 256 tokens" 80 "$python" benchmarks/step.py --batch_size 16 --seq_len 256
 part "The preset full, to its target" 170 "$python" -c '
 import sys
 from lib.model.gpt import new_model

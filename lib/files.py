@@ -4,13 +4,16 @@ Whoever looks, at any moment, finds the old content of a file or the new one. to
 archive may end in a comment: there its SHA-256 is part of the file and goes wherever that goes, and torch.load reads it
 as before.
 """
+import errno
+import functools
 import hashlib
 import json
 import os
 import secrets
 import shutil
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,10 +29,12 @@ UNFINISHED = ".lab-part"  # ends the name of a file that is being written; no ot
 def whole_file(path: Path, predecessor: Path | None = None) -> Iterator[BinaryIO]:
     """A file to write bytes into, which takes the place of `path` at the end, once the disk has it; OSError passes.
 
-    What was at `path` before becomes `predecessor`, if one is named; the new file has its mode and owner.
+    What was at `path` before becomes `predecessor`, if one is named; the new file has its mode and owner. While it is
+    written its name tells which process of which machine does that.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
+    writer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    part = path.with_name(f".{path.name}.{writer}{UNFINISHED}")
     try:
         with open(part, "xb") as file:
             yield file
@@ -40,6 +45,7 @@ def whole_file(path: Path, predecessor: Path | None = None) -> Iterator[BinaryIO
         if predecessor and path.exists():
             _replace(path, predecessor)
         _replace(part, path)
+        _settle(path.parent)
     finally:
         part.unlink(missing_ok=True)
 
@@ -60,6 +66,30 @@ def _replace(path: Path, target: Path) -> None:
         except PermissionError:
             time.sleep(0.05)
     return os.replace(path, target)
+
+
+def _settle(folder: Path) -> None:
+    """Wait until the disk has the names in a folder too, where its system has a call for that."""
+    with suppress(OSError):  # Windows opens no folder, and some network disks refuse the call
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def again_if_stale(read: Callable) -> Callable:
+    """A reader that begins once more where another machine took the file away under it (ESTALE), as `whole_file` does
+    on a disk that both share."""
+    @functools.wraps(read)
+    def reader(*args: Any) -> Any:
+        try:
+            return read(*args)
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            return read(*args)
+    return reader
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:

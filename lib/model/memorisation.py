@@ -74,12 +74,17 @@ def recall(model: GPT, tokens: np.ndarray, starts: np.ndarray, prefixes: Sequenc
 @torch.inference_mode()
 def recited(model: GPT, tokens: np.ndarray, start: int, prefix: int, context: int) -> Recitation:
     """What a model writes after it read `prefix` tokens of a text (N,) from `start` on, always the likeliest token, and
-    as far as a passage of `recall` goes. The text must go on so far. Leaves the model in eval mode."""
+    as far as a passage of `recall` goes. The text must go on so far. Leaves the model in eval mode.
+
+    As there, one pass over the text shows what is said up to the first error; the rest is written token by token.
+    """
+    model.eval()
     text = tokens[start:start + prefix + min(CONTINUATION, context - prefix)].tolist()
-    idx = torch.tensor([text[:prefix]], device=model.wte.weight.device)
-    said = [token.item() for token in generate(model, idx, len(text) - prefix, context, temperature=0)]
-    right = next((i for i, (a, b) in enumerate(zip(said, text[prefix:], strict=True)) if a != b), len(said))
-    return Recitation(text[:prefix], said, right)
+    idx = torch.tensor([text], device=model.wte.weight.device)
+    told = model(idx[:, :-1]).argmax(dim=-1)[0, prefix - 1:]
+    right = int((told == idx[0, prefix:]).long().cumprod(dim=0).sum())
+    rest = generate(model, idx[:, :prefix + right], len(text) - prefix - right, context, temperature=0)
+    return Recitation(text[:prefix], text[prefix:prefix + right] + [token.item() for token in rest], right)
 
 
 @dataclass(frozen=True)

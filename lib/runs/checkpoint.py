@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from lib.config import InputError
-from lib.files import Sealing, is_intact, whole_file
+from lib.files import Sealing, again_if_stale, is_intact, whole_file
 from lib.runs.folder import RunFolder
 
 
@@ -83,6 +83,7 @@ def _copied(content: Any, copies: dict[tuple, torch.Tensor]) -> Any:
     return content
 
 
+@again_if_stale
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint without executing anything in it. Raises InputError where it is missing, changed or none."""
     if not path.is_file():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.config import InputError
-from lib.files import write_whole
+from lib.files import again_if_stale, write_whole
 
 SEPARATOR = "=" * 80  # behind a sample
 
@@ -22,6 +22,7 @@ def append_row(path: Path, columns: Sequence, row: dict[Any, Any]) -> None:
         writer.writerow(row)
 
 
+@again_if_stale
 def read_rows(path: Path, columns: Sequence[str]):
     """Such a table as a pandas DataFrame; without rows where there is none."""
     import pandas as pd  # half a second that run_training.py need not wait for
@@ -67,6 +68,7 @@ def parse_samples(text: str) -> list[tuple[int, str, str]]:
     return samples
 
 
+@again_if_stale
 def end_of(path: Path, length: int) -> str:
     """The last so many bytes of a file as text, 0 for all of it."""
     with open(path, "rb") as file:
@@ -74,6 +76,7 @@ def end_of(path: Path, length: int) -> str:
         return file.read().decode("utf-8", "replace")
 
 
+@again_if_stale
 def sampled_rows(path: Path, points: int) -> list[dict[str, str]]:
     """The first row of a table, the last one and some between, in order, read in the same time from any length."""
     rows = {}
@@ -106,7 +109,7 @@ def drop_rows_after(path: Path, step: int) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """The dictionary in a file of a run's folder; InputError where there is none that can be read."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(again_if_stale(path.read_text)("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path.parent} is not a run: it holds no {path.name}") from None
     except OSError as error:

@@ -1,19 +1,28 @@
 """Locks that a process holds in a folder, and that the system lets go however the process ends."""
 import errno
 import os
+import time
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, SoftFileLease, Timeout
 
 from lib.config import InputError
 
+LEASE_SEC = 60  # without a renewal, after which whoever held a lease counts as gone
+
 
 class ProcessLock:
-    """One lock, a file; `holder` says in words who may hold it."""
+    """One lock, a file; `holder` says in words who may hold it.
+
+    On a disk without locks, as clusters have some, it is a lease: a file beside it that its holder renews three times a
+    minute, by which machines that share the disk tell a process that is gone from one at work, so their clocks have to
+    agree within that minute.
+    """
 
     def __init__(self, path: Path, holder: str):
         self.path, self.holder = path, holder
-        self._lock = FileLock(path)
+        self._lock = FileLock(path, fallback_to_soft=False)
+        self._lease = SoftFileLease(path.with_name(f"{path.name}.lease"), lease_duration=LEASE_SEC)
 
     def take(self, patience: float = 0) -> None:
         """Take the lock, which this object may hold already. Raises InputError where another one still has it after so
@@ -23,7 +32,7 @@ class ProcessLock:
             folder.mkdir(parents=True, exist_ok=True)
             if not os.access(folder, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-            self._lock.acquire(timeout=patience)
+            self._acquire(patience)
         except Timeout:
             raise InputError(f"{self.holder} in {folder}: stop it, or wait for its end") from None
         except OSError as error:
@@ -32,13 +41,29 @@ class ProcessLock:
     def let_go(self) -> None:
         """Give the lock back, however often it was taken."""
         self._lock.release(force=True)
+        self._lease.release(force=True)
 
     def is_held(self) -> bool:
         """Whether a process holds it now; also where one who may only read the folder cannot tell."""
         if not self.path.exists():
             return False
         try:
-            with FileLock(self.path, timeout=0):
+            with FileLock(self.path, timeout=0, fallback_to_soft=False):
                 return False
-        except (Timeout, OSError):
-            return True
+        except OSError as error:  # a Timeout is one too
+            return error.errno != errno.ENOSYS or self._is_renewed()
+
+    def _acquire(self, patience: float) -> None:
+        try:
+            self._lock.acquire(timeout=patience)
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+            # that a holder elsewhere is gone shows only to one who waits
+            self._lease.acquire(timeout=patience + (0 if self._is_renewed() else 2 * LEASE_SEC))
+
+    def _is_renewed(self) -> bool:
+        try:
+            return time.time() - os.path.getmtime(self._lease.lock_file) < LEASE_SEC
+        except FileNotFoundError:
+            return False

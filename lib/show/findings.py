@@ -3,15 +3,17 @@ import html
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from lib.model.memorisation import Recall
 from lib.show.wording import written
 from lib.text.tokenizer import token_repr
+
+if TYPE_CHECKING:  # torch takes two seconds to import, for which the chapter on the text need not wait
+    from lib.model.memorisation import Recall
 
 SURE = 0.5  # nats: a token of a lower loss was given a probability of 0.61 or more
 
@@ -128,7 +130,7 @@ def recognition(losses: pd.DataFrame, floors: Sequence[float], crossed: bool) ->
             f"in their second{cut}. So it needs {need} one who knows, and is {how} sure where windows are moved.")
 
 
-def recitation(trials: dict[str, list[Recall]]) -> str:
+def recitation(trials: "dict[str, list[Recall]]") -> str:
     """Whether passages came back, from where, and whether reading more of them helped; recalls by where they began."""
     place = "at a cut" if "at a cut" in trials else "anywhere"
     best, (control, *_) = max(trials[place], key=lambda came: came.tokens), trials["anywhere, untrained"]

@@ -91,7 +91,8 @@ def prepare_machine(config: RunConfig) -> Machine:
     _keep_freed_memory()
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for before its first product
-    torch.use_deterministic_algorithms(config.deterministic)
+    if config.deterministic != torch.are_deterministic_algorithms_enabled():  # asking imports a compiler, in 2 s
+        torch.use_deterministic_algorithms(config.deterministic)
     torch.set_float32_matmul_precision("highest")  # what is called fp32 is that, also where TF32 or less is quicker
     device = choose_device(config.device, config.nproc_per_node)
     asked = recorded_amp(run_of(config.resume)) if config.resume and config.amp == "auto" else config.amp

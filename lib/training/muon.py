@@ -1,8 +1,9 @@
 """Muon: momentum whose update of every matrix is made orthogonal, so that all its directions are learned at one speed.
 
 Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024). torch's own Muon works in bfloat16,
-which processors without such instructions emulate at a hundredth of their speed. This one multiplies in bfloat16 only
-where the machine is made for it; long blocks of rows go through their small Gram matrix, in float32.
+which processors without such instructions emulate at a hundredth of their speed, and whose rounding takes the place of
+small directions. This one is in float32 on every machine, whatever training computes in, and makes up for it: all but
+two of its products are of small Gram matrices.
 """
 import itertools
 from collections import defaultdict
@@ -19,31 +20,15 @@ A, B, C = 3.4445, -4.7750, 2.0315
 ITERATIONS = 5
 
 
-def orthogonalized(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def orthogonalized(x: torch.Tensor) -> torch.Tensor:
     """Matrices x (n, rows, columns), rows <= columns, with their rows made orthonormal, roughly: singular values that
     were above a hundredth of the matrix's norm end up between 0.6 and 1.3, which is enough for an update.
 
-    Newton-Schulz's iteration, no decomposition. `dtype` is what the machine multiplies fastest. In float32 the Gram
-    matrix takes the iteration, and so it does in blocks more than four times as long as high, for which it multiplies
-    so much less. In bfloat16 its small eigenvalues would drown in rounding, turn negative and grow twelvefold an
-    iteration; there x itself is iterated, in float32, and what rounding touches is only the change that is added.
+    Newton-Schulz's iteration, no decomposition. Every iterate is a polynomial in x @ x.mT times x, so only these small
+    square matrices are multiplied until the end. They hold squares: rounded to TF32 or bfloat16 the small ones of their
+    eigenvalues turn negative and grow twelvefold an iteration. So the products must be float32's own.
     """
-    if dtype is torch.float32 or x.size(2) > 4 * x.size(1):
-        return newton_schulz_factor(x @ x.mT) @ x
-    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
-    for _ in range(ITERATIONS):
-        low = x.to(dtype)
-        gram = low @ low.mT
-        x.mul_(A).add_(torch.baddbmm(gram, gram, gram, beta=B, alpha=C) @ low)
-    return x
-
-
-def newton_schulz_factor(gram: torch.Tensor) -> torch.Tensor:
-    """What to multiply matrices x (n, rows, columns) by so that their rows become orthonormal, roughly, from x @ x.mT.
-
-    Every iterate of Newton-Schulz is a polynomial in x @ x.mT times x, so only small square matrices are multiplied
-    until the end.
-    """
+    gram = x @ x.mT
     squared_norm = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None] + 1e-14
     gram = gram / squared_norm
     product = None
@@ -53,23 +38,23 @@ def newton_schulz_factor(gram: torch.Tensor) -> torch.Tensor:
         product = factor if product is None else factor @ product
         if left:
             gram = factor @ gram @ factor
-    return product / squared_norm.sqrt()
+    return product / squared_norm.sqrt() @ x
 
 
 class Muon(torch.optim.Optimizer):
     """Muon for weight matrices (out, in), `rows` of their rows at a time, 0 for all; Nesterov momentum, decoupled
-    weight decay. `dtype` is that of `orthogonalized`. Of the processes of a group, which all have the same gradients,
-    each updates some of the matrices, and hands them to the others.
+    weight decay. Of the processes of a group, which all have the same gradients, each updates some of the matrices, and
+    hands them to the others.
 
     Groups with `by_columns` are cut along their columns instead: in a projection back into the residual stream, a
     head's or a hidden unit's own weights stand there. One step changes a weight by about lr / sqrt(in).
     """
 
     def __init__(self, params: Iterable, lr: float, rows: int, momentum: float = 0.95, weight_decay: float = 0.0,
-                 dtype: torch.dtype = torch.float32, group: "Group | None" = None):
+                 group: "Group | None" = None):
         super().__init__(params, dict(lr=lr, rows=rows, momentum=momentum, weight_decay=weight_decay,
                                       by_columns=False))
-        self.dtype, self.group = dtype, group
+        self.group = group
         self.owners = owners([p for some in self.param_groups for p in some["params"]], group.size if group else 1)
         self.batched = any(p.device.type != "cpu" for group in self.param_groups for p in group["params"])
 
@@ -89,7 +74,7 @@ class Muon(torch.optim.Optimizer):
                 some, blocks = list(itertools.compress(some, own)), list(itertools.compress(blocks, own))
                 if not some:
                     continue
-            updates = orthogonalized(torch.cat(blocks) if self.batched else blocks[0].contiguous(), self.dtype)
+            updates = orthogonalized(torch.cat(blocks) if self.batched else blocks[0].contiguous())
             for (p, settings), update in zip(some, updates.split([x.size(0) for x in blocks]), strict=True):
                 scale = (update.size(2) / p.size(1)) ** 0.5
                 p.mul_(1 - settings["lr"] * settings["weight_decay"])

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from lib.training.group import Group
 
 
-def make_optimizers(model: GPT, config: RunConfig, amp: torch.dtype | None = None, group: "Group | None" = None,
+def make_optimizers(model: GPT, config: RunConfig, group: "Group | None" = None,
                     muon: type[Muon] = Muon) -> list[torch.optim.Optimizer]:
     """The optimisers of a run, each parameter that learns in one of them; every group keeps its peak rate as `peak_lr`.
 
     AdamW (Loshchilov & Hutter, 2019) updates everything, or, with config.optimizer `muon`, all but the matrices of the
     blocks. Weight decay acts on matrices only. The position table of a model that began by looking back stays as it is.
     With `sgd`, plain gradient steps update the matrices of the feed-forward layers, which write where the head reads
-    and nowhere else; all else is frozen (lib.model.start.key_value). `amp` and `group` are the machine's.
+    and nowhere else; all else is frozen (lib.model.start.key_value). `group` is the machine's.
     """
     if config.optimizer == "sgd":
         model.requires_grad_(False)
@@ -39,8 +39,7 @@ def make_optimizers(model: GPT, config: RunConfig, amp: torch.dtype | None = Non
         by_rows = [weight for block in model.h for weight in (block.attn.c_attn.weight, block.mlp.c_fc.weight)]
         optimizers.append(muon([{"params": by_rows}, {"params": by_columns, "by_columns": True}], lr=config.muon_lr,
                                rows=config.muon_rows, weight_decay=config.weight_decay,
-                               # float16 is too short for the squares of a normalised matrix's numbers
-                               dtype=torch.bfloat16 if amp is torch.bfloat16 else torch.float32, group=group))
+                               group=group))
     else:
         groups.append({"params": blocks})
     optimizers.append(torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2),

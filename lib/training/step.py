@@ -33,7 +33,7 @@ class TrainingStep:
         self.batches = Batches(corpus.tokens, config)
         self.sampled_softmax = SampledSoftmax(corpus.tokens, model.config.vocab_size, config.seed,
                                               machine) if config.sampled_softmax else None
-        self.optimizers = make_optimizers(model, config, machine.amp, machine.group, self.muon)
+        self.optimizers = make_optimizers(model, config, machine.group, self.muon)
         self.scaler = torch.amp.GradScaler(machine.device.type, enabled=machine.amp is torch.float16)
         self.forward = torch.compile(model) if config.compile else model
         self._fetched = -1, None  # a micro-batch's number, and what it reads

@@ -80,10 +80,8 @@ def test_fp32_on_the_gpu_is_fp32_and_muon_is_the_processors(on_gpu):
     assert relative((a.cuda() @ b.cuda().T).double(), a.double() @ b.double().T) < 2e-6  # TF32: 3e-4
     nearly_rank_one = torch.randn(1, 256, 1) @ torch.randn(1, 1, 768) + 1e-2 * torch.randn(1, 256, 768)
     for x in (torch.randn(3, 256, 768), nearly_rank_one):
-        expected = orthogonalized(x.double(), torch.float32)
-        assert relative(orthogonalized(x.cuda(), torch.float32).double(), expected) < 2e-3
-        update = orthogonalized(x.cuda(), torch.bfloat16)
-        assert relative(update.double(), expected) < (0.03 if x.size(0) == 3 else 0.2)  # of noise, what rounding leaves
+        update = orthogonalized(x.cuda())
+        assert relative(update.double(), orthogonalized(x.double())) < 2e-3
         assert torch.linalg.matrix_norm(update, 2).max() < 1.3
 
 

@@ -36,13 +36,19 @@ DONE_FIRST = 5  # points, before the driver is killed
 def start(sweep: Sweep, file: Path, executor: str) -> subprocess.Popen:
     """The driver, as a person starts it."""
     return subprocess.Popen([sys.executable, ROOT / "run_training.py", "--sweep", file, "--executor", executor,
-                             "--out_dir", sweep.folder], cwd=ROOT, start_new_session=True)
+                             "--parallel", "2", "--out_dir", sweep.folder], cwd=ROOT, start_new_session=True)
 
 
 def times(sweep: Sweep) -> dict[Path, int]:
     """When each file of the points that are done was written, their locks aside."""
     return {path: path.stat().st_mtime_ns for point in sweep.points if point.is_done()
             for path in point.run.path.rglob("*") if path.is_file() and not path.name.endswith(".lock")}
+
+
+def processes_of(sweep: Sweep) -> list[psutil.Process]:
+    """Those with its folder in their command."""
+    return [process for process in psutil.process_iter(["cmdline"])
+            if str(sweep.folder) in " ".join(process.info["cmdline"] or ())]
 
 
 def begin(sweep: Sweep, file: Path, executor: str) -> None:
@@ -58,12 +64,13 @@ def begin(sweep: Sweep, file: Path, executor: str) -> None:
         driver.kill()
         driver.wait()
     print(f"killed the driver after {done} points", flush=True)
-    deadline = time.monotonic() + 60  # under Linux the point that runs is asked to stop; submitit's job goes on
+    if executor != "local":  # whose points are asked to stop under Linux; submitit's jobs would go on: the machine fails
+        for process in processes_of(sweep):
+            process.kill()
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and any(point.run.claim.is_held() for point in sweep.points):
         time.sleep(0.5)
-    left = [process for process in psutil.process_iter(["cmdline"])
-            if str(sweep.folder) in " ".join(process.info["cmdline"] or ())]
-    print(f"a minute later at most: {len(left)} processes of it left, states "
+    print(f"a minute later at most: {len(processes_of(sweep))} processes of it left, states "
           f"{[point.state() for point in sweep.points if point.state()]}", flush=True)
 
 

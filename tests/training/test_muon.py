@@ -13,12 +13,11 @@ from lib.training.muon import ITERATIONS, A, B, C, Muon, orthogonalized, owners
 from lib.training.step import TrainingStep
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(1, 64, 768), (3, 32, 64), (2, 5, 9)])
-def test_directions_are_kept_and_their_sizes_made_even(shape, dtype):
+def test_directions_are_kept_and_their_sizes_made_even(shape):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, _, v = torch.linalg.svd(x, full_matrices=False)
-    even = orthogonalized(x, dtype)
+    even = orthogonalized(x)
     sizes = torch.linalg.svdvals(even)
     assert sizes.min() > 0.6 and sizes.max() < 1.3
     assert torch.nn.functional.cosine_similarity(even.flatten(1), (u @ v).flatten(1)).min() > 0.97
@@ -32,10 +31,9 @@ def test_it_is_newton_schulz_also_for_matrices_that_are_nearly_singular():
     for _ in range(ITERATIONS):
         gram = expected @ expected.mT
         expected = A * expected + (B * gram + C * gram @ gram) @ expected
-    even = orthogonalized(x, torch.float32).double()
+    even = orthogonalized(x).double()
     assert ((even - expected).norm() / expected.norm()).item() < 1e-3
-    for dtype in (torch.float32, torch.bfloat16):
-        assert orthogonalized(torch.zeros(1, 4, 4), dtype).isfinite().all()
+    assert orthogonalized(torch.zeros(1, 4, 4)).isfinite().all()
 
 
 @pytest.mark.parametrize(("shape", "block"), [((32, 128), 32), ((32, 128), 0), ((128, 32), 0)])
@@ -73,14 +71,15 @@ def rounded(x: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 class Rounding(TorchDispatchMode):
-    """Rounds what goes into matrix products, as tensor cores do, whose sums are exact beside that."""
+    """Rounds what goes into matrix products, as tensor cores do, whose sums are exact beside that, and notes its type."""
 
     def __init__(self, bits: int):
         super().__init__()
-        self.bits = bits
+        self.bits, self.dtypes = bits, []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func in (torch.ops.aten.bmm.default, torch.ops.aten.baddbmm.default):
+            self.dtypes += [x.dtype for x in args]
             args = (*args[:-2], *(rounded(x, self.bits) for x in args[-2:]))
         return func(*args, **kwargs or {})
 
@@ -109,32 +108,32 @@ def distance(update: torch.Tensor, expected: torch.Tensor) -> float:
     return ((update - expected).norm() / expected.norm()).item()
 
 
-@pytest.mark.parametrize("bits", [10, 7])
-def test_what_rounds_the_factors_of_products_moves_an_update_by_less_than_3_percent(momenta, bits):
+def test_an_update_is_right_within_3_percent_where_small_directions_are_a_thousandth_of_the_largest(momenta):
     for x in [*momenta, nearly_rank_one(1e-2), nearly_rank_one(1e-3)]:
-        with Rounding(bits):
-            update = orthogonalized(x, torch.float64)  # of which the rounding leaves so many bits
-        assert distance(update, orthogonalized(x, torch.float32)) < 0.03
-        assert torch.linalg.matrix_norm(update, 2).max() < 1.3
+        assert distance(orthogonalized(x).double(), orthogonalized(x.double())) < 0.03
+        assert torch.linalg.matrix_norm(orthogonalized(x), 2).max() < 1.3
 
 
-def test_bfloat16_which_also_rounds_sums_moves_an_update_less_than_one_rounding_of_the_gradient_does(momenta):
-    """of which noise a thousandth of the gradient's size is nothing but rounding, in whatever form"""
-    for x in [*momenta, nearly_rank_one(1e-2), nearly_rank_one(1e-3)]:
-        expected, update = orthogonalized(x, torch.float32), orthogonalized(x, torch.bfloat16)
-        by_rounding = distance(orthogonalized(rounded(x, 7), torch.float32), expected)
-        assert distance(update, expected) < max(0.03, by_rounding)
-        assert torch.linalg.matrix_norm(update, 2).max() < 1.3
-
-
-def test_the_gram_matrix_does_not_stand_rounding_so_fp32_means_fp32(config):
-    x = nearly_rank_one(1e-2)
-    with Rounding(7):
-        assert not distance(orthogonalized(x, torch.float32), orthogonalized(x, torch.float64)) < 1
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_whatever_training_computes_in_its_products_are_of_fp32(config, corpus, amp):
     torch.set_float32_matmul_precision("high")  # as a notebook may have it, or a container for GPUs
-    prepare_machine(dataclasses.replace(config, device="cpu"))
+    config = dataclasses.replace(config, device="cpu", amp=amp, optimizer="muon", sampled_softmax=False)
+    step = TrainingStep(new_model(config), corpus, config, prepare_machine(config))
     assert torch.get_float32_matmul_precision() == "highest"
     assert torch.backends.mkldnn.matmul.fp32_precision != "tf32"
+    for p in step.model.parameters():
+        p.grad = torch.ones_like(p)
+    with Rounding(23) as products:  # which leaves a float32 as it is
+        step.optimizers[0].step()
+    assert set(products.dtypes) == {torch.float32}
+
+
+def test_the_gram_matrix_does_not_stand_less():
+    for bits, noise in ((10, 1e-3), (7, 1e-2)):
+        x = nearly_rank_one(noise)
+        with Rounding(bits):
+            update = orthogonalized(x)
+        assert not distance(update.double(), orthogonalized(x.double())) < 0.03
 
 
 @pytest.mark.parametrize(("rows", "kinds"), [(0, 3), (16, 1)])
@@ -151,7 +150,7 @@ def test_matrices_of_one_shape_are_updated_together_as_they_are_one_by_one(rows,
     optimizers[0].batched = True  # as on a GPU
     assert Muon([torch.nn.Parameter(torch.empty(4, 4, device="meta"))], lr=0.1, rows=0).batched
     calls = []
-    monkeypatch.setattr(muon, "orthogonalized", lambda x, dtype: calls.append(len(x)) or orthogonalized(x, dtype))
+    monkeypatch.setattr(muon, "orthogonalized", lambda x: calls.append(len(x)) or orthogonalized(x))
     for p, other in zip(together, alone, strict=True):
         p.grad = torch.randn_like(p)
         other.grad = p.grad.clone()

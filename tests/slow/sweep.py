@@ -64,7 +64,7 @@ def begin(sweep: Sweep, file: Path, executor: str) -> None:
         driver.kill()
         driver.wait()
     print(f"killed the driver after {done} points", flush=True)
-    if executor != "local":  # whose points are asked to stop under Linux; submitit's jobs would go on: the machine fails
+    if executor != "local":  # whose points are asked to stop; submitit's jobs would go on
         for process in processes_of(sweep):
             process.kill()
     deadline = time.monotonic() + 60

@@ -71,7 +71,7 @@ def rounded(x: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 class Rounding(TorchDispatchMode):
-    """Rounds what goes into matrix products, as tensor cores do, whose sums are exact beside that, and notes its type."""
+    """Rounds what goes into matrix products, as tensor cores do, whose sums are exact beside that, and notes types."""
 
     def __init__(self, bits: int):
         super().__init__()

@@ -68,7 +68,7 @@ def title(summary: dict[str, Any], config: RunConfig, facts: dict[str, Any]) -> 
     if state == "reached":
         return f"{model} learned {text}" + {"known from any place": ", from any place",
                                             "known only where it was cut": ", but only where it was cut"}.get(
-            _known(summary), "; from how many places was not measured")
+            known(summary), "; from how many places was not measured")
     if state == "limit" and loss is None:
         return f"{model} read less than all of {text} before its limit"
     if state == "limit" and not config.target_loss:
@@ -126,11 +126,6 @@ def _default_sha256() -> str:
     return hashlib.sha256(default_text().encode()).hexdigest()
 
 
-def _known(summary: dict[str, Any]) -> str:
-    """From where the text is known; runs of earlier versions do not say."""
-    return known(summary.get("corpus_loss"), summary.get("shifted_loss"), summary["target_loss"])
-
-
 def _scale(summary: dict[str, Any], config: RunConfig, facts: dict[str, Any]) -> str:
     """Weights, tokens, time and machine, in one line."""
     begun = "begun with those of an earlier run" if config.init_from else "random at first" + {
@@ -162,7 +157,8 @@ def _loss(summary: dict[str, Any], config: RunConfig) -> tuple[str, str]:
         return (f"{brief(loss)} · {brief(moved)}", f"loss where training cut the text{target}: on average "
                 f"{_sure(loss)} · in windows moved by half: {_sure(moved)}")
     several = f"the largest loss of {len(cuts)} ways to cut the text" if len(cuts) > 1 else "loss over all tokens"
-    return brief(loss), f"{several}{target}: on average {_sure(loss)}"
+    beside = "" if moved is None else f"; {brief(moved)} in windows moved by half"
+    return brief(loss), f"{several}{target}: on average {_sure(loss)}{beside}"
 
 
 def _recited(recall: dict[str, Any] | None, summary: dict[str, Any]) -> tuple[str, str]:
@@ -206,7 +202,7 @@ def _ends(summary: dict[str, Any], config: RunConfig, metrics) -> list[End]:
     if config.target_loss:
         ends.append(End(config.target_loss, "target", "", "target"))
     if loss is not None:
-        where = ("at its cuts", "in training") if config.cut_at_0 else ("largest", "of all cuts")
+        where = ("at its cuts", "in training") if config.cut_at_0 else ("largest", "of several cuts")
         ends.append(End(loss, *where, "dot"))
     if moved is not None:
         ends.append(End(moved, "moved", "by half a window", "ring"))

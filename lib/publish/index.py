@@ -9,9 +9,10 @@ from lib.config import RunConfig
 from lib.files import write_whole
 from lib.runs.folder import RunFolder
 from lib.show.wording import label, written
+from lib.training.progress import known
 
 TEMPLATES = Path(__file__).parent / "templates" / "index"
-COLUMNS = ("corpus_loss", "shifted_loss", "tokens", "step", "elapsed_sec")
+COLUMNS = ("corpus_loss", "shifted_loss", "known", "tokens", "step", "elapsed_sec")
 WIDTH, HEIGHT = 120, 28  # of a curve, in pixels
 
 
@@ -38,7 +39,7 @@ def _row(run: RunFolder) -> dict[str, Any]:
     config = run.read_config()[0] if run.config_file.exists() else RunConfig()
     cells = [(summary["state"], summary["state"])]
     for name in COLUMNS:
-        value = summary.get(name)
+        value = known(summary) if name == "known" else summary.get(name)
         cells.append(("", "") if value is None else (value, written(name, value)))
     losses, samples = run.sampled_losses(), run.read_samples(tail=20_000)  # of any length, in the same time
     return {"name": run.path.name, "report": f"{run.path.name}/report.html" if run.report.exists() else "",

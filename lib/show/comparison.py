@@ -8,13 +8,14 @@ from lib.config import NOT_BEHAVIOUR, RunConfig, relative_to_root
 from lib.runs.folder import RunFolder
 from lib.runs.formats import in_todays_words
 from lib.show.wording import label, shown, written
+from lib.training.progress import known
 
 # What the course project (ERA V4) that this one grew from published of its run: GPT-2 124M, tiny Shakespeare, stopped
 # on one minibatch
 COURSE_RUN = {"run": "the course project's run", "state": "one minibatch < 0.1", "loss": 0.0899, "tokens": 39_400_000,
               "elapsed_sec": 41 * 60.0, "epochs": 117.0, "text_tokens": 338_025, "device": "RTX 4060 Ti"}
 OVER_SEEDS = ("corpus_loss", "shifted_loss", "step", "tokens", "elapsed_sec")
-LEADERBOARD = ("corpus_loss", "shifted_loss", "loss", "tokens", "epochs", "elapsed_sec")
+LEADERBOARD = ("corpus_loss", "shifted_loss", "known", "loss", "tokens", "epochs", "elapsed_sec")
 
 
 def leaderboard(runs: list[RunFolder]) -> pd.DataFrame:
@@ -24,7 +25,7 @@ def leaderboard(runs: list[RunFolder]) -> pd.DataFrame:
         _, facts = run.read_config()
         summary = run.read_summary()
         rows.append({"run": relative_to_root(run.path), "state": summary["state"],
-                     **{name: summary[name] for name in LEADERBOARD},
+                     **{name: summary[name] for name in LEADERBOARD if name != "known"}, "known": known(summary),
                      "text_tokens": facts["corpus"]["tokens"], "device": facts["machine"]["device"]})
     table = pd.DataFrame([*rows, COURSE_RUN], columns=list(rows[0])).sort_values("corpus_loss", kind="stable")
     return pd.DataFrame([shown(row) for row in table.to_dict("records")]).set_index("run")

@@ -11,11 +11,10 @@ from IPython.display import display
 
 from lib.show.wording import written
 from lib.text.tokenizer import token_repr
+from lib.training.progress import SURE
 
 if TYPE_CHECKING:  # torch takes two seconds to import, for which the chapter on the text need not wait
     from lib.model.memorisation import Recall
-
-SURE = 0.5  # nats: a token of a lower loss was given a probability of 0.61 or more
 
 Heads = dict[str, tuple[int, int, float]]  # layer, head and share of attention by habit, as telling_heads gives them
 
@@ -62,9 +61,9 @@ def beside_steps(metrics: pd.DataFrame, corpus_loss: float | None) -> str:
     higher = "" if mean <= corpus_loss else (
         f" Their mean over the last epoch, {mean:.4f}, is higher: a step reads its windows before it trains on them, "
         "the pass over all tokens comes behind the last step.")
+    easy = ", by windows that happened to be easy" if mean > corpus_loss else ""
     return (f"{below:,} of {len(metrics):,} logged steps {'were' if below > 1 else 'was'} lower than the "
-            f"{corpus_loss:.4f} of all tokens, down to {metrics['loss'].min():.4f}, by windows that happened to be "
-            f"easy. So no step decides.{higher}")
+            f"{corpus_loss:.4f} of all tokens, down to {metrics['loss'].min():.4f}{easy}. So no step decides.{higher}")
 
 
 def steadiness(metrics: pd.DataFrame, clip_grad: float) -> str:
@@ -106,7 +105,7 @@ def first_and_last(tokens: np.ndarray, known: pd.DataFrame) -> str:
     early = Counter(token for token, loss in zip(targets, first, strict=True) if loss < SURE)
     which = f", most often {' '.join(token_repr(token) for token, _ in early.most_common(3))}" if early else ""
     hardest = ", ".join(f"{token_repr(targets[i])} after {token_repr(int(tokens[i]))} ({last[i]:.2f})"
-                        for i in np.argsort(-last)[:3])
+                        for i in np.argsort(-last)[:3] if last[i] >= SURE or last.max() < SURE)
     later = f"; of {(last < SURE).sum()} at step {known.iloc[-1, 0]:,.0f}" if len(known) > 1 else ""
     return (f"Of these {len(targets)} tokens it was sure (below {SURE} nats) of {early.total()} at step "
             f"{known.iloc[0, 0]:,.0f}{which}{later}. "
@@ -136,10 +135,13 @@ def recitation(trials: "dict[str, list[Recall]]") -> str:
     best, (control, *_) = max(trials[place], key=lambda came: came.tokens), trials["anywhere, untrained"]
     if not best.passages or not control.passages:
         return "The text is too short for such passages."
-    said = [f"Of passages begun {place} {best.exact:.0%} came back whole, and {best.tokens:.1f} of {best.continuation} "
-            f"tokens on average; {control.tokens:.1f} of the untrained model's."]
-    if place == "at a cut":
-        away = max(trials["anywhere"], key=lambda came: came.tokens)
+    said = [f"Of passages begun {place} {best.exact:.0%} came back whole after {best.prefix} tokens read, and "
+            f"{best.tokens:.1f} of {best.continuation} tokens on average; "
+            f"{control.tokens:.1f} of the untrained model's."]
+    if best.tokens < 1:
+        said.append("So it recites hardly anything.")
+    elif place == "at a cut":
+        away = next(came for came in trials["anywhere"] if came.prefix == best.prefix)
         said.append(f"Begun anywhere {away.exact:.0%} did, and {away.tokens:.1f} tokens: "
                     + ("it recites from its cuts above all." if away.tokens < 0.5 * best.tokens else
                        "it recites better from its cuts." if away.tokens < 0.8 * best.tokens else
@@ -177,7 +179,7 @@ def same_error(asked: list[dict[str, Any]], prefix: int) -> str:
         return "Both are right to their ends."
     wrong = sum(one["right_tokens"] < one["tokens"] for one in asked)
     if wrong == 2 and len(errors) == 1:
-        return f"Both go wrong at token {errors.pop():,} of the text: that place is hard, from wherever one comes."
+        return f"Both go wrong at token {errors.pop():,} of the text: that place is hard from both."
     places = " and ".join(f"{place:,}" for place in sorted(errors))
     return f"They do not go wrong at the same token of the text, but at {places}." if wrong == 2 else \
         f"One of them goes wrong, at token {places} of the text."
@@ -190,7 +192,8 @@ def behind_cuts(offsets: Sequence[int], tokens: Sequence[float], most: int) -> s
         return "The text is too short for such passages."
     kept = np.mean(behind) / max(at_cut, 0.1)
     return (f"At a cut {at_cut:.1f} of {most} tokens came back on average, {offsets[1]} to {offsets[-1]} behind it "
-            f"{np.mean(behind):.1f}: " + ("what it recites, it recites from its cuts." if kept < 0.5 else
+            f"{np.mean(behind):.1f}: " + ("it recites hardly anything." if max(tokens) < 1 else
+                                          "what it recites, it recites from its cuts." if kept < 0.5 else
                                           "part of it is recited from the cuts alone." if kept < 0.8 else
                                           "it recites from between its cuts, too."))
 
@@ -220,7 +223,8 @@ def depth(losses: Sequence[float], right: Sequence[float]) -> str:
     at = next(i for i, loss in enumerate(losses) if loss <= half) if losses[-1] < losses[0] else len(losses) - 1
     where = "after the embeddings" if at == 0 else f"after block {at} of {len(losses) - 1}"
     if losses[-1] > 0.7 * losses[0]:
-        return f"The loss is {losses[0]:.2f} before the first block and {losses[-1]:.2f} after the last: hardly less."
+        return (f"The loss is {losses[0]:.2f} before the first block and {losses[-1]:.2f} after the last: "
+                + ("hardly less." if losses[-1] < losses[0] else "no less."))
     return (f"The loss falls from {losses[0]:.2f} before the first block to {losses[-1]:.2f} after the last; half of "
             f"that is done {where}, when {right[at]:.0%} of the tokens would be right.")
 

@@ -25,6 +25,7 @@ class Figure(NamedTuple):
 FIGURES = {  # by their names in summary.json, those that other files give as well
     "corpus_loss": Figure("loss over all tokens", "{:.6f}".format),
     "shifted_loss": Figure("loss, windows moved by half", "{:.6f}".format),
+    "known": Figure("what that means", str),
     "mean_loss": Figure("mean loss over the last epoch", "{:.6f}".format),
     "loss": Figure("loss of the last step", "{:.6f}".format),
     "lowest_loss": Figure("lowest loss of a step", "{:.6f}".format),

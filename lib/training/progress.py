@@ -5,6 +5,8 @@ from typing import Any
 
 from lib.config import RunConfig
 
+SURE = 0.5  # nats: a token of a lower loss was given a probability of 0.61 or more
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -87,7 +89,7 @@ class Progress:
         return dict(state=state,
                     verdict=f"{verdict} (step {self.step:,}, {self.tokens:,} tokens, {self.elapsed_sec:,.0f} s)",
                     target_loss=config.target_loss, corpus_loss=self.corpus_loss, shifted_loss=self.shifted_loss,
-                    cut_losses=self.cut_losses, known=known(self.corpus_loss, self.shifted_loss, config.target_loss),
+                    cut_losses=self.cut_losses, known=self._known(config),
                     loss=self.recent[-1] if self.recent else None, mean_loss=self.mean_loss if self.recent else None,
                     steps_to_target=self.steps_to(config.target_loss) if state == "running" else None,
                     step=self.step, tokens=self.tokens, epochs=self.tokens / text_tokens,
@@ -97,25 +99,30 @@ class Progress:
         """What was measured of the whole text, in words."""
         if self.corpus_loss is None:
             return f"loss over all {text_tokens:,} tokens unmeasured"
-        below = f" < {config.target_loss:g}" if self.corpus_loss < config.target_loss else ""
-        loss = f"{self.corpus_loss:.8f}{below}"
         if config.cut_at_0:
-            told = f"loss over all {text_tokens:,} tokens, cut where training cut them: {loss}" + (
-                "" if self.shifted_loss is None else f", and {self.shifted_loss:.4f} in windows moved by half")
+            told = f"loss over all {text_tokens:,} tokens, cut where training cut them"
         else:
             *others, last = sorted(self.cut_losses, key=int)
             cuts = f"{', '.join(others)} or {last}" if others else last
-            told = f"largest loss over all {text_tokens:,} tokens, cut at {cuts}: {loss}"
-        meaning = known(self.corpus_loss, self.shifted_loss, config.target_loss)
-        return told + (f"; {meaning}" if meaning else "")
+            told = f"largest loss over all {text_tokens:,} tokens, cut at {cuts}"
+        below = f" < {config.target_loss:g}" if self.corpus_loss < config.target_loss else ""
+        moved = "" if self.shifted_loss is None else f", in windows moved by half {self.shifted_loss:.4f}"
+        meaning = self._known(config) and f": {self._known(config)}"
+        return f"{told}: {self.corpus_loss:.6f}{below}{moved}{meaning}"
+
+    def _known(self, config: RunConfig) -> str:
+        return known({"corpus_loss": self.corpus_loss, "shifted_loss": self.shifted_loss,
+                      "target_loss": config.target_loss})
 
 
-def known(corpus_loss: float | None, shifted_loss: float | None, target_loss: float) -> str:
+def known(summary: dict[str, Any]) -> str:
     """From where a text is known, in words, by its losses cut as in training and moved by half; empty where it is not,
-    or nobody has measured it."""
-    if corpus_loss is None or shifted_loss is None or corpus_loss >= target_loss:
+    or nobody has measured it. Below a target that leaves a model unsure, it has to be SURE."""
+    loss, moved = summary.get("corpus_loss"), summary.get("shifted_loss")
+    most = min(summary.get("target_loss") or 0, SURE)
+    if loss is None or moved is None or loss >= most:
         return ""
-    return "known from any place" if shifted_loss < target_loss else "known only where it was cut"
+    return "known from any place" if moved < most else "known only where it was cut"
 
 
 def minutes_to_target(summary: dict[str, Any]) -> float | None:

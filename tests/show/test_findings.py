@@ -31,8 +31,9 @@ def test_a_loss_is_worth_what_a_table_of_pairs_is_not(loss, moved, words):
 def test_steps_stand_beside_the_figure_that_decides():
     metrics = pd.DataFrame({"loss": [3.0, 0.2, 0.15, 0.05], "mean_loss": [3.0, 1.6, 1.1, 0.09]})
     assert "No logged step was as low as the 0.0400" in findings.beside_steps(metrics, 0.04)
-    assert "1 of 4 logged steps was lower than the 0.1000 of all tokens, down to 0.0500" in \
-        findings.beside_steps(metrics, 0.1)
+    assert "1 of 4 logged steps was lower than the 0.1000 of all tokens, down to 0.0500. So" in \
+        findings.beside_steps(metrics, 0.1)  # a run whose steps were all lower before was no easy window
+    assert "down to 0.0500, by windows that happened to be easy. So" in findings.beside_steps(metrics, 0.08)
     assert findings.beside_steps(metrics, 0.1).endswith("So no step decides.")
     assert "mean over the last epoch, 0.0900, is higher" in findings.beside_steps(metrics, 0.08)
     assert "was measured" in findings.beside_steps(metrics, None)
@@ -66,8 +67,9 @@ def test_the_tokens_known_first_and_those_left_are_named():
     known = pd.DataFrame([[10, 4.0, 0.1, 3.0], [90, 2.5, 0.01, 0.02]], columns=["step", "1", "2", "3"])
     told = findings.first_and_last(tokens, known)
     assert "Of these 3 tokens it was sure (below 0.5 nats) of 1 at step 10, most often ':'; of 2 at step 90" in told
-    assert "Left at the end are above all ' Citizen' after 'First' (2.50), " in told
+    assert told.endswith("Left at the end are above all ' Citizen' after 'First' (2.50).")
     known.iloc[-1, 1:] = 0.2
+    assert findings.first_and_last(tokens, known).count("(0.20)") == 3
     assert "At the end it is least sure of" in findings.first_and_last(tokens, known)
 
 
@@ -89,8 +91,11 @@ def came(tokens: float, exact: float = 0.0, prefix: int = 32, passages: int = 20
 def test_what_comes_back_depends_on_where_a_passage_begins():
     control = [came(0.1)]
     told = findings.recitation({"anywhere": [came(50, 1.0)], "anywhere, untrained": control})
-    assert told == ("Of passages begun anywhere 100% came back whole, and 50.0 of 50 tokens on average; "
-                    "0.1 of the untrained model's.")
+    assert told == ("Of passages begun anywhere 100% came back whole after 32 tokens read, and 50.0 of 50 tokens on "
+                    "average; 0.1 of the untrained model's.")
+    for place in ("anywhere", "at a cut"):
+        told = findings.recitation({"anywhere": [came(0.2)], "anywhere, untrained": control, place: [came(0.4)]})
+        assert told.endswith("So it recites hardly anything.")
     told = findings.recitation({"anywhere": [came(4)], "anywhere, untrained": control})
     assert told.endswith("So it seldom recites.")
     told = findings.recitation({"anywhere": [came(4)], "anywhere, untrained": control,
@@ -127,6 +132,7 @@ def test_recall_falls_behind_a_cut_or_does_not():
                     "recites from its cuts.")
     assert findings.behind_cuts([0, 1, 2], [40, 20, 30], 50).endswith("part of it is recited from the cuts alone.")
     assert findings.behind_cuts([0, 1, 2], [50, 49, 48], 50).endswith("it recites from between its cuts, too.")
+    assert findings.behind_cuts([0, 1], [0.4, 0.4], 50).endswith("it recites hardly anything.")
     assert "too short" in findings.behind_cuts([0, 1], [math.nan, math.nan], 50)
 
 

@@ -48,9 +48,15 @@ def test_what_is_known_only_where_it_was_cut_reaches_its_target_and_says_so(conf
     config = dataclasses.replace(config, target_loss=0.1, order="fixed")
     passes = measure(None, corpus.tokens, config, machine, False, lambda: None)
     assert list(passes) == [0, 16] and deciding_loss(passes, config, len(corpus.tokens)) == 0.05
-    assert known(0.05, 2.7, 0.1) == "known only where it was cut"
-    assert known(0.08, 0.06, 0.1) == "known from any place"
-    assert known(0.2, 0.06, 0.1) == known(0.05, None, 0.1) == known(None, None, 0.1) == ""
+
+
+@pytest.mark.parametrize("loss, moved, target, words", [
+    (0.05, 2.7, 0.1, "known only where it was cut"), (0.08, 0.06, 0.1, "known from any place"),
+    (0.2, 0.06, 0.1, ""), (0.05, None, 0.1, ""), (None, None, 0.1, ""), (0.05, 0.05, 0.0, ""),
+    (0.8, 0.8, 0.9, ""), (0.4, 0.4, 0.9, "known from any place"),  # such a target alone says little
+])
+def test_known_is_what_a_model_is_sure_of(loss, moved, target, words):
+    assert known({"corpus_loss": loss, "shifted_loss": moved, "target_loss": target}) == words
 
 
 def test_passes_score_a_window_they_share_once(config, corpus, machine, monkeypatch):

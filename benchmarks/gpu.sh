@@ -35,7 +35,7 @@ part() {
     local title=$1 limit=$2 status=0
     shift 2
     printf '\n## %s\n\n```text\n' "$title"
-    timeout "$limit" "$@" || status=$?
+    timeout -k 5 "$limit" "$@" || status=$?
     printf '```\n'
     if [ "$status" -ne 0 ]; then
         failed=1
@@ -44,7 +44,7 @@ part() {
 }
 
 echo "# A GPU, $(date -u +%Y-%m-%d)"
-part "The machine" 20 "$python" -c '
+part "The machine" 15 "$python" -c '
 import platform, subprocess, torch
 from lib.runs.code import git_state
 code = git_state()
@@ -52,10 +52,10 @@ print(torch.cuda.get_device_name(), "torch", torch.__version__, "CUDA", torch.ve
 print("commit", code["commit"], "with changes" if code["dirty"] else "")
 print(subprocess.run(["nvidia-smi", "--query-gpu=driver_version,memory.total,clocks.max.sm,power.limit", "--format=csv"],
                      capture_output=True, text=True).stdout, end="")'
-part "Tests" 120 "$python" -m pytest -q -s -n 0 -p no:cacheprovider -o addopts=-ra tests/gpu
-part "A step of 4 x 128 tokens" 80 "$python" benchmarks/step.py
-part "A step of 16 x 256 tokens" 80 "$python" benchmarks/step.py --batch_size 16 --seq_len 256
-part "The preset full, to its target" 170 "$python" -c '
+part "Tests" 100 "$python" -m pytest -q -s -n 0 -p no:cacheprovider -o addopts=-ra tests/gpu
+part "A step of 4 x 128 tokens" 110 "$python" benchmarks/step.py
+part "A step of 16 x 256 tokens" 110 "$python" benchmarks/step.py --batch_size 16 --seq_len 256
+part "The preset full, to its target" 120 "$python" -c '
 import sys
 from lib.model.gpt import new_model
 from lib.presets import preset_config
@@ -63,7 +63,7 @@ from lib.runs.folder import RunFolder
 from lib.text.corpus import load_corpus
 from lib.training.machine import prepare_machine
 from lib.training.trainer import Trainer
-config = preset_config("full", max_hours=0.04, out_dir=sys.argv[1])
+config = preset_config("full", max_hours=0.025, out_dir=sys.argv[1])
 machine = prepare_machine(config)
 run = RunFolder(config.out_dir)
 summary = Trainer(new_model(config, machine.device), load_corpus(config), config, run, machine).train()

@@ -1,6 +1,7 @@
 """What the benchmarks say of a run is right."""
 import dataclasses
 import os
+import re
 import shutil
 import subprocess
 
@@ -40,6 +41,11 @@ def gpu_script(tmp_path):
         assert len(records) == (done.returncode != 2) and "syntax error" not in done.stderr
         return done.returncode, records and records[0].read_text(), done.stderr
     return run
+
+
+def test_the_script_for_gpus_is_done_in_eight_minutes():
+    limits = re.findall(r'^part ".*?" (\d+) ', (ROOT / "benchmarks" / "gpu.sh").read_text(), re.MULTILINE)
+    assert len(limits) == 5 and sum(map(int, limits)) < 480
 
 
 def test_the_script_for_gpus_leaves_nothing_where_there_is_none(gpu_script):

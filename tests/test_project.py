@@ -27,7 +27,7 @@ def test_environment_yml_installs_what_pyproject_pins():
     text = (ROOT / "environment.yml").read_text()
     entries = re.findall(r"^\s+- ([^#\n]+?)(?:\s+#.*)?$", text, re.MULTILINE)
     assert entries == ["conda-forge", "python=3.11", "pip", "pip:", "-e .[test]"]
-    assert PROJECT["requires-python"] == ">=3.11"
+    assert PROJECT["requires-python"] == ">=3.11,<3.14"
 
 
 def test_the_readme_has_the_two_lines():

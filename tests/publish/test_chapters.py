@@ -32,7 +32,7 @@ def said(path) -> str:
       "what it recites, it recites from its cuts"],
      ["known from any place", "no cuts to compare with"]),
     ({"steps": 8},
-     ["not reached within the limits", "such a table does better", "0% came back whole", "So it recites hardly anything"],
+     ["not reached within the limits", "such a table does better", "0% came back whole", "recites hardly anything"],
      ["Target reached", "more was learned than", "known from any place"]),
 ], ids=["known from any place", "known at its cuts", "not reached"])
 def test_the_results_answer_their_questions_for_this_run(config, machine, tmp_path, changes, true, false):

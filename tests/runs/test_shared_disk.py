@@ -88,6 +88,16 @@ def test_what_is_replaced_while_it_is_read_is_read_once_more(tmp_path, monkeypat
     assert asked.count("twice") == 2
 
 
+def test_a_new_file_has_the_mode_that_its_owner_wants(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with whole_file(tmp_path / "a.txt") as file:
+            file.write(b"a")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640
+
+
 def test_a_file_in_the_making_tells_whose_it_is_and_the_disk_has_its_name_at_the_end(tmp_path, monkeypatch):
     settled = []
     monkeypatch.setattr(files, "_settle", lambda folder: settled.append((folder, sorted(os.listdir(folder)))))

@@ -81,7 +81,8 @@ def test_a_run_is_reproduced_in_the_precision_it_had(auto, corpus, hardware):
     run = begun(auto, corpus, stop=2).run
     hardware(False)
     config, _, _ = parse(["--reproduce", str(run.path)])
-    assert config.amp == "bf16" and prepare_machine(config).precision == "bf16"
+    machine = prepare_machine(config)
+    assert config.amp == machine.precision == "bf16" and "no instructions for bf16" in machine.notice
     assert "--amp=bf16" in command_line(config)
     config, _, _ = parse(["--reproduce", str(run.path), "--amp", "off"])
     assert prepare_machine(config).precision == "fp32"

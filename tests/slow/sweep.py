@@ -51,13 +51,21 @@ def processes_of(sweep: Sweep) -> list[psutil.Process]:
             if str(sweep.folder) in " ".join(process.info["cmdline"] or ())]
 
 
+def is_half_way(point) -> bool:
+    """Whether a point trains, has saved, and has some way to go."""
+    if not point.run.checkpoints():
+        return False
+    summary = point.run.read_summary()
+    return summary["state"] == "running" and summary["step"] < 40
+
+
 def begin(sweep: Sweep, file: Path, executor: str) -> None:
     """Run until some points are done and another one has saved; then kill the driver."""
     driver = start(sweep, file, executor)
     try:
         while driver.poll() is None:
             done = sum(point.is_done() for point in sweep.points)
-            if done >= DONE_FIRST and any(point.run.checkpoints() and not point.is_done() for point in sweep.points):
+            if done >= DONE_FIRST and any(map(is_half_way, sweep.points)):
                 break
             time.sleep(0.2)
     finally:

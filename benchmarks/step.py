@@ -152,7 +152,8 @@ def main() -> None:
         pipes[name], end = spawn.Pipe()
         arguments = (name, args.amp, args.batch_size, args.seq_len, end)
         spawn.Process(target=contender, args=arguments, daemon=True).start()
-        pipes[name].recv()
+    for pipe in pipes.values():  # to begin takes longer than the steps
+        pipe.recv()
     seconds, peaks = {name: [] for name in pipes}, []
     for counted in [False] * 2 + [True] * args.rounds:
         peaks.append(peak(machine))

@@ -1,5 +1,6 @@
 """The executed notebooks of a run -> one page of HTML that needs nothing else: no network, no folder beside it."""
 import copy
+import hashlib
 import html
 import re
 from pathlib import Path
@@ -20,6 +21,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 CHAPTERS = ("1_data", "2_model", "3_training", "4_results")  # in the order in which they run
 PAGE = ("4_results", "3_training", "1_data", "2_model")  # and are read: what came of it, how, and then the lessons
 LONG = 150  # lines of a log that are folded away
+UNCHANGED = hashlib.sha256(b"").hexdigest()  # what a chapter keeps of the changes in a checkout that has none
 
 
 def write_report(run: RunFolder) -> Path:
@@ -72,9 +74,11 @@ def presented(chapter: nbformat.NotebookNode, parameters: str = "") -> nbformat.
             break
     if parameters:
         cells.insert(1, nbformat.v4.new_markdown_cell(parameters))
-    if commit := chapter.metadata.get("code", {}).get("commit"):  # chapters may be of several: a run can be resumed
+    code = chapter.metadata.get("code", {})
+    if commit := code.get("commit"):  # chapters may be of several: a run can be resumed
+        changed = ", with changes" if code.get("changes", UNCHANGED) != UNCHANGED else ""
         cells.append(nbformat.v4.new_markdown_cell(
-            f'<p class="how">This chapter was executed by the code of commit {html.escape(commit[:7])}.</p>'))
+            f'<p class="how">This chapter was executed by the code of commit {html.escape(commit[:7])}{changed}.</p>'))
     chapter.cells = cells
     return chapter
 

@@ -1,8 +1,10 @@
 """A page of chapters has each thing once, in the order in which it is read."""
 import nbformat
 import pandas as pd
+import pytest
 
 from lib.presets import preset_config
+from lib.publish import notebooks
 from lib.publish.parameters import parameters_table
 from lib.publish.report import LONG, contents, merge, page_of, presented, tidy
 
@@ -34,6 +36,13 @@ def test_what_was_renewed_in_a_notebook_stands_on_a_page_in_its_own_place_alone(
                    {"title": "a", "kicker": "done", "state": "reached"})
     assert "at 12:00" not in page and "<figure>kept</figure>" in page
     assert page.count('class="scroll"') == 2  # of the cell and of what is wider than a phone
+
+
+@pytest.mark.parametrize(("diff", "words"), [("", "commit c0ffee1."), ("+ a line", "commit c0ffee1, with changes.")])
+def test_a_chapter_says_what_code_executed_it(monkeypatch, diff, words):
+    monkeypatch.setattr(notebooks, "git_state", lambda: {"commit": "c0ffee1234", "diff": diff, "dirty": bool(diff)})
+    chapter = nbformat.v4.new_notebook(metadata={"code": notebooks.code_of("1_data")})
+    assert words in presented(chapter).cells[-1].source
 
 
 def test_a_traceback_has_the_pages_own_colour():

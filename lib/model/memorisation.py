@@ -116,12 +116,12 @@ def quotation(sample: str, index: NgramIndex) -> Quotation:
 
 def asked_twice(model: GPT, tokens: np.ndarray, starts: np.ndarray, prefix: int, context: int,
                 apart: int = 7) -> list[dict[str, Any]]:
-    """The same lines of a text (N,), asked from the first of `starts` that leaves room for it, and from `apart` tokens
-    later: what was read, what was said that is the text's and what from the first error on, each as text, and how many
-    tokens of how many were right. Empty where there is no room. Leaves the model in eval mode."""
-    room = starts[starts + apart + prefix + CONTINUATION <= len(tokens)][:1]
-    asked = []
-    for begin in (*room, *room + apart):
+    """The same lines of a text (N,), asked from the middle one of those `starts` that leave room for it, and from
+    `apart` tokens later: what was read, what was said that is the text's and what from the first error on, each as
+    text, and how many tokens of how many were right. Empty where there is no room. Leaves the model in eval mode."""
+    room = starts[starts + apart + prefix + CONTINUATION <= len(tokens)]
+    asked, middle = [], room[len(room) // 2:][:1]
+    for begin in (*middle, *middle + apart):
         came = recited(model, tokens, int(begin), prefix, context)
         read, right, wrong = decoded(came.read, came.said[:came.right], came.said[came.right:])
         asked.append({"begins": int(begin), "read": read, "right": right, "wrong": wrong, "right_tokens": came.right,

@@ -78,6 +78,7 @@ class CarefulClient(PapermillNotebookClient):
                 raise
             finally:
                 self.nb_man.cell_complete(cell, cell_index=index)
+        self.shutdown_kernel = "immediate"  # it has nothing left to do, and would take three seconds for that
 
 
 class CarefulEngine(NBClientEngine):

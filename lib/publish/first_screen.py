@@ -17,10 +17,9 @@ from lib.runs.recall import read_recall
 from lib.show.curve import End, loss_svg
 from lib.show.wording import brief, duration, written
 from lib.text.default_text import default_text
-from lib.training.progress import known
+from lib.training.progress import SURE, known
 
 TEMPLATES = Path(__file__).parent / "templates" / "report"
-SURE = 0.5  # nats: with a higher target a text is not learned when that is reached
 STATES = {"reached": "Target reached", "limit": "Limit met, target not reached", "stopped": "Stopped by the user",
           "failed": "Failed", "died": "The kernel died", "killed": "Killed", "running": "Still training"}
 
@@ -63,7 +62,7 @@ def title(summary: dict[str, Any], config: RunConfig, facts: dict[str, Any]) -> 
     if not summary.get("step"):
         return {"stopped": f"{model} was stopped before it began to learn {text}"}.get(
             state, f"{model} did not begin to learn {text}")
-    if state == "reached" and config.target_loss > SURE:
+    if state == "reached" and loss >= SURE:
         return f"{model} came to a loss of {brief(loss)} on {text}: below its target, but far from knowing it"
     if state == "reached":
         return f"{model} learned {text}" + {"known from any place": ", from any place",

@@ -61,8 +61,7 @@ def run_notebook(name: str, output: Path, parameters: dict[str, Any], screen: Sc
                 source, None, taken, engine_name="careful", save_to=output, kernel_name="python3",
                 cwd=str(SOURCES), progress_bar=False, autosave_cell_every=60, iopub_timeout=60, stdout_file=screen,
                 extra_arguments=["--IPKernelApp.log_level=50"],  # the kernel's own talk, when it is shut down
-                # a kernel whose cells have ended has nothing left to do, and takes three seconds for it
-                config=Config({"NotebookClient": {"kernel_manager_class": OwnKernel, "shutdown_kernel": "immediate"},
+                config=Config({"NotebookClient": {"kernel_manager_class": OwnKernel},
                                "KernelManager": {"shutdown_wait_time": 120, **connection}}))
         except PapermillExecutionError:
             return "failed"

@@ -25,7 +25,7 @@ def leaderboard(runs: list[RunFolder]) -> pd.DataFrame:
         _, facts = run.read_config()
         summary = run.read_summary()
         rows.append({"run": relative_to_root(run.path), "state": summary["state"],
-                     **{name: summary[name] for name in LEADERBOARD if name != "known"}, "known": known(summary),
+                     **{name: known(summary) if name == "known" else summary[name] for name in LEADERBOARD},
                      "text_tokens": facts["corpus"]["tokens"], "device": facts["machine"]["device"]})
     table = pd.DataFrame([*rows, COURSE_RUN], columns=list(rows[0])).sort_values("corpus_loss", kind="stable")
     return pd.DataFrame([shown(row) for row in table.to_dict("records")]).set_index("run")

@@ -108,7 +108,7 @@ class Progress:
         below = f" < {config.target_loss:g}" if self.corpus_loss < config.target_loss else ""
         moved = "" if self.shifted_loss is None else f", in windows moved by half {self.shifted_loss:.4f}"
         meaning = self._known(config) and f": {self._known(config)}"
-        return f"{told}: {self.corpus_loss:.6f}{below}{moved}{meaning}"
+        return f"{told}: {self.corpus_loss:.8f}{below}{moved}{meaning}"
 
     def _known(self, config: RunConfig) -> str:
         return known({"corpus_loss": self.corpus_loss, "shifted_loss": self.shifted_loss,
@@ -117,7 +117,8 @@ class Progress:
 
 def known(summary: dict[str, Any]) -> str:
     """From where a text is known, in words, by its losses cut as in training and moved by half; empty where it is not,
-    or nobody has measured it. Below a target that leaves a model unsure, it has to be SURE."""
+    nobody has measured it, or there was no target. A target that leaves a model unsure does not do: it is SURE then.
+    """
     loss, moved = summary.get("corpus_loss"), summary.get("shifted_loss")
     most = min(summary.get("target_loss") or 0, SURE)
     if loss is None or moved is None or loss >= most:

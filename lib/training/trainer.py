@@ -145,14 +145,14 @@ class Trainer:
             self.say("all tokens: " + ", ".join(f"{loss:.6f} cut at {cut}" for cut, loss in p.cut_losses.items()))
         if ended or passes or p.step == 1 or p.step % c.log_every == 0:
             self._log(result, always=ended or bool(passes))
+        if sampled:
+            self.run.append_samples(p.step, self.prompt, texts)
+            losses = first_window_losses(self.model, self.corpus.tokens, c.seq_len, self.machine)
+            self.run.append_token_losses(p.step, losses)
         state = "reached" if reached else "limit" if ended else "stopped" if stop.requested else ""
         due = ended or p.step % c.save_every == 0
         if due or state:
             self._save(best=due and (reached or p.mean_loss < p.best_mean))
-        if sampled:  # while the checkpoint is written
-            self.run.append_samples(p.step, self.prompt, texts)
-            losses = first_window_losses(self.model, self.corpus.tokens, c.seq_len, self.machine)
-            self.run.append_token_losses(p.step, losses)
         if state:
             self.writer.settle()
         return state

@@ -41,12 +41,13 @@ def job(tmp_path):
     """The job that the document gives for Slurm, started in a folder with a program in the place of run_training.py,
     which writes down its arguments, and another in the place of scontrol."""
     scripts = of_kind("bash")
-    for name, words in (("begin_or_go_on.sh", "# begin_or_go_on.sh"), ("night.sh", "--signal=B:TERM@300")):
+    for name, words in (("begin_or_go_on.sh", "# begin_or_go_on.sh"), ("night.sh", "--signal=B:USR1@300")):
         (tmp_path / name).write_text(next(text for text in scripts if words in text))
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
 
     def start(program: str) -> subprocess.Popen:
-        for path, text in ((".venv/bin/python", f'echo "$@" > told\n{program}'), ("scontrol", 'echo "$@" > requeued')):
+        for path, text in ((".venv/bin/python", program.replace("TOLD", 'echo "$@" > told')),
+                           ("scontrol", 'echo "$@" > requeued')):
             (tmp_path / path).write_text(f"#!/bin/bash\n{text}\n")
             (tmp_path / path).chmod(0o755)
         return subprocess.Popen(["bash", "night.sh"], cwd=tmp_path, env=os.environ | {
@@ -55,11 +56,12 @@ def job(tmp_path):
 
 
 def test_a_job_that_is_told_of_its_end_stops_its_run_and_queues_again(job, tmp_path):
-    process = job("trap 'sleep 0.5; exit 130' TERM; while true; do sleep 0.05; done")
+    process = job("trap 'sleep 0.5; exit 130' TERM; TOLD; for i in {1..400}; do sleep 0.05; done")
+    deadline = time.monotonic() + 20
     while not (tmp_path / "told").exists() or not (tmp_path / "told").read_text():
+        assert time.monotonic() < deadline
         time.sleep(0.02)
-    time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGUSR1)
     assert process.wait(20) == 130
     assert (tmp_path / "told").read_text().split() == ["run_training.py", "--preset", "plain", "--input_file",
                                                        "data/my.txt", "--out_dir", "runs/night"]
@@ -70,6 +72,6 @@ def test_a_job_that_is_told_of_its_end_stops_its_run_and_queues_again(job, tmp_p
 def test_a_job_that_ends_by_itself_ends_and_one_that_had_begun_goes_on(job, tmp_path, code):
     (tmp_path / "runs" / "night").mkdir(parents=True)
     (tmp_path / "runs" / "night" / "config.json").write_text("{}")
-    assert job(f"exit {code}").wait(20) == code
+    assert job(f"TOLD; exit {code}").wait(20) == code
     assert (tmp_path / "told").read_text().split() == ["run_training.py", "--resume", "runs/night"]
     assert not (tmp_path / "requeued").exists()  # also where somebody stopped it

@@ -12,7 +12,7 @@ def test_both_are_asked_of_the_same_passage_and_told_as_text():
     model = GPT(GPTConfig(n_layer=1, n_head=2, n_embd=32, block_size=96))
     tokens = np.random.default_rng(0).integers(50257, size=200).astype(np.uint16)
     room = 200 - 7 - 16 - CONTINUATION
-    first, second = asked_twice(model, tokens, np.array([3, 20, room + 1]), prefix=16, context=96)
+    first, second = asked_twice(model, tokens, np.array([3, 20, 40, room + 1]), prefix=16, context=96)
     assert (first["begins"], second["begins"]) == (20, 27)
     for asked in (first, second):
         begin = asked["begins"]

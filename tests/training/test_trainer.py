@@ -83,7 +83,7 @@ def test_a_run_reaches_its_target_by_the_whole_text_and_leaves_its_files(config,
     measured = {cut: corpus_loss(best, corpus.tokens, 32, 4, machine, cut).mean for cut in (0, 8, 16, 24)}
     assert summary["corpus_loss"] == pytest.approx(max(measured.values()), abs=1e-6) and summary["corpus_loss"] < 2.5
     assert summary["shifted_loss"] == pytest.approx(measured[16], abs=1e-6)
-    assert f"< 2.5, in windows moved by half {measured[16]:.4f} (step" in summary["verdict"]  # which is no knowledge yet
+    assert f"< 2.5, in windows moved by half {measured[16]:.4f} (step" in summary["verdict"]  # not known yet
     assert summary["tokens"] == summary["step"] * 128 and summary["epochs"] == summary["tokens"] / len(corpus.tokens)
 
     metrics = run.read_metrics()

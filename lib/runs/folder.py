@@ -40,7 +40,8 @@ class RunFolder:
         self.metrics_file = self.path / "logs" / "train_metrics.csv"
         self.usage_file = self.path / "logs" / "usage.csv"
         self.position_losses_file = self.path / "logs" / "position_losses.csv"
-        self.token_losses_file = self.path / "samples" / "token_losses.csv"
+        self.token_losses_file = self.path / "samples" / "token_losses.csv"  # lib.runs.knowledge
+        self.depth_losses_file = self.path / "samples" / "depth_losses.csv"
         self.samples_file = self.path / "samples" / "samples.txt"
         self.recall_file = self.path / "samples" / "recall.json"  # lib.runs.recall
         self.last_checkpoint = self.path / "checkpoints" / "last.pt"
@@ -196,17 +197,6 @@ class RunFolder:
             return []
         return [(int(row["step"]), float(row["mean_loss"])) for row in sampled_rows(self.metrics_file, points)]
 
-    # samples/token_losses.csv: how well each token of the text's first window was known when a sample was drawn
-
-    def append_token_losses(self, step: int, losses: Sequence[float]) -> None:
-        """Append the losses (T,) of the first window's targets at a step."""
-        columns = ("step", *range(1, len(losses) + 1))
-        append_row(self.token_losses_file, columns, dict(zip(columns, (step, *losses), strict=True)))
-
-    def read_token_losses(self):
-        """A pandas DataFrame, a row for each step, its columns step and 1 to T; empty before the first."""
-        return read_rows(self.token_losses_file, ("step",))
-
     # samples/samples.txt: STEP, PROMPT, OUTPUT, separator
 
     def append_samples(self, step: int, prompt: str, outputs: list[str]) -> None:
@@ -221,7 +211,7 @@ class RunFolder:
 
     def forget_after(self, step: int) -> None:
         """Drop rows and samples of later steps: a run resumed from `step` will write them again."""
-        for table in (self.metrics_file, self.usage_file, self.token_losses_file):
+        for table in (self.metrics_file, self.usage_file, self.token_losses_file, self.depth_losses_file):
             if table.exists():
                 drop_rows_after(table, step)
         if self.samples_file.exists():

@@ -16,8 +16,6 @@ from lib.training.progress import SURE
 if TYPE_CHECKING:  # torch takes two seconds to import, for which the chapter on the text need not wait
     from lib.model.memorisation import Recall
 
-Heads = dict[str, tuple[int, int, float]]  # layer, head and share of attention by habit, as telling_heads gives them
-
 
 def say(*sentences: str) -> None:
     """Show sentences in a notebook as its text, a paragraph each."""
@@ -196,52 +194,3 @@ def behind_cuts(offsets: Sequence[int], tokens: Sequence[float], most: int) -> s
                                           "what it recites, it recites from its cuts." if kept < 0.5 else
                                           "part of it is recited from the cuts alone." if kept < 0.8 else
                                           "it recites from between its cuts, too."))
-
-
-def formed(heads: Heads, as_it_began: Heads) -> dict[str, list[str]]:
-    """Which habits of heads formed in training, which were there before, which are not there."""
-    kinds: dict[str, list[str]] = {"formed in training": [], "there from the start": [], "not formed": []}
-    for habit, (_, _, share) in heads.items():
-        began = as_it_began[habit][2]
-        if share > max(2 * began, began + 0.1):
-            kinds["formed in training"].append(habit)
-        else:
-            kinds["there from the start" if min(share, began) > 0.3 else "not formed"].append(habit)
-    return kinds
-
-
-def habits(heads: Heads, as_it_began: Heads) -> str:
-    """The same in words."""
-    kinds = formed(heads, as_it_began)
-    return "; ".join(f"{kind}: {', '.join(some) or 'none'}" for kind, some in kinds.items()).capitalize() + "."
-
-
-def depth(losses: Sequence[float], right: Sequence[float]) -> str:
-    """How a prediction comes about from block to block: the loss and the share of right tokens read out after the
-    embeddings and after each block."""
-    half = (losses[0] + losses[-1]) / 2
-    at = next(i for i, loss in enumerate(losses) if loss <= half) if losses[-1] < losses[0] else len(losses) - 1
-    where = "after the embeddings" if at == 0 else f"after block {at} of {len(losses) - 1}"
-    if losses[-1] > 0.7 * losses[0]:
-        return (f"The loss is {losses[0]:.2f} before the first block and {losses[-1]:.2f} after the last: "
-                + ("hardly less." if losses[-1] < losses[0] else "no less."))
-    return (f"The loss falls from {losses[0]:.2f} before the first block to {losses[-1]:.2f} after the last; half of "
-            f"that is done {where}, when {right[at]:.0%} of the tokens would be right.")
-
-
-def used_alike(tokens: np.ndarray, words: Sequence[int], trained: list[list[int]], untrained: list[list[int]]) -> str:
-    """Whether the tokens whose rows point the way of a word's are used as it is in a text (N,): how much of what stands
-    directly before and after the rarer of the two stands there with the other as well."""
-    def around(token: int) -> set[tuple[int, int]]:
-        at = np.flatnonzero(tokens[1:-1] == token) + 1
-        return {(-1, t) for t in tokens[at - 1].tolist()} | {(1, t) for t in tokens[at + 1].tolist()}
-
-    def common(near: list[list[int]]) -> float:
-        pairs = [(around(word), around(other)) for word, others in zip(words, near, strict=True) for other in others]
-        return float(np.mean([len(a & b) / max(1, min(len(a), len(b))) for a, b in pairs]))
-    if trained == untrained:
-        return "Both columns are the same: of training nothing can be seen here."
-    now, before = common(trained), common(untrained)
-    return (f"Of what stands around the rarer of two neighbours, {now:.0%} stands around the other, too; {before:.0%} "
-            "in the untrained model: " + ("tokens used alike point the same way." if now > 1.5 * before else
-                                          "that tokens used alike point the same way cannot be seen here."))

@@ -7,8 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from lib.model.gpt import GPT
+from lib.model.inspection import logit_lens
 from lib.text.corpus import window_starts
 from lib.training.machine import Machine
+
+BEGINNING = 48  # tokens of a text that are looked at block by block: a table or a picture of more cannot be read
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,15 @@ def first_window_losses(model: GPT, tokens: np.ndarray, seq_len: int, machine: M
     """The losses in the first window of a text (N,), (T,) float64. Leaves the model in eval mode."""
     window = torch.from_numpy(tokens[None, :seq_len + 1].astype(np.int64))
     return token_losses(model, window[:, :-1], window[:, 1:], machine)[0]
+
+
+def knowledge(model: GPT, tokens: np.ndarray, seq_len: int, machine: Machine) -> tuple[np.ndarray, np.ndarray]:
+    """How well a model knows the beginning of a text (N,): the losses in its first window, (T,) float64, and where its
+    head is asked after the embeddings already, or after each block, the mean loss over the window's first tokens,
+    BEGINNING at most, (n_layer + 1,). Leaves the model in eval mode."""
+    beginning = torch.from_numpy(tokens[:min(BEGINNING, seq_len)].astype(np.int64)).to(machine.device)
+    _, by_depth = logit_lens(model, beginning)
+    return first_window_losses(model, tokens, seq_len, machine), by_depth.mean(dim=1).double().cpu().numpy()
 
 
 @torch.inference_mode()

@@ -13,9 +13,10 @@ from lib.model.start import origin
 from lib.runs.checkpoint import CheckpointWriter, load_first, require_space_for_run
 from lib.runs.folder import RunFolder
 from lib.runs.formats import version_of
+from lib.runs.knowledge import append_knowledge
 from lib.runs.trained import open_model
 from lib.text.corpus import Corpus, opening
-from lib.training.evaluation import first_window_losses
+from lib.training.evaluation import knowledge
 from lib.training.machine import Machine, memory_notice
 from lib.training.progress import Progress, StepResult
 from lib.training.resources import UsageSampler
@@ -147,8 +148,7 @@ class Trainer:
             self._log(result, always=ended or bool(passes))
         if sampled:
             self.run.append_samples(p.step, self.prompt, texts)
-            losses = first_window_losses(self.model, self.corpus.tokens, c.seq_len, self.machine)
-            self.run.append_token_losses(p.step, losses)
+            append_knowledge(self.run, p.step, *knowledge(self.model, self.corpus.tokens, c.seq_len, self.machine))
         state = "reached" if reached else "limit" if ended else "stopped" if stop.requested else ""
         due = ended or p.step % c.save_every == 0
         if due or state:

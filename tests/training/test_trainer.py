@@ -18,6 +18,7 @@ from lib.config import InputError
 from lib.model.gpt import GPT, new_model
 from lib.runs.checkpoint import load_checkpoint
 from lib.runs.folder import METRICS, USAGE, RunFolder
+from lib.runs.knowledge import read_depth_losses, read_token_losses
 from lib.runs.locate import open_run
 from lib.runs.trained import open_model
 from lib.training import trainer as training
@@ -101,9 +102,12 @@ def test_a_run_reaches_its_target_by_the_whole_text_and_leaves_its_files(config,
     assert positions["position"].tolist() == list(range(1, 33))
     # the last window counts in part
     assert positions["loss"].mean() == pytest.approx(summary["cut_losses"]["0"], rel=0.05)
-    known = run.read_token_losses()
-    assert known["step"].tolist() == [s[0] for s in samples] and known.shape[1] == 1 + 32
+    known, by_depth = read_token_losses(run), read_depth_losses(run)
+    assert known["step"].tolist() == by_depth["step"].tolist() == [s[0] for s in samples] and known.shape[1] == 1 + 32
     assert known.iloc[-1, 1:].mean() < known.iloc[0, 1:].mean() < 11
+    assert by_depth.columns.tolist() == ["step", *map(str, range(config.n_layer + 1))]
+    # the last depth is the model's own: the same 31 targets
+    assert by_depth.iloc[:, -1].tolist() == pytest.approx(known.iloc[:, 1:32].mean(axis=1).tolist(), rel=1e-4)
     usage = run.read_usage()
     assert tuple(usage.columns) == USAGE and usage["step"].iloc[-1] == summary["step"]
     assert (usage["memory_gb"] > 0.1).all() and (usage["processor_percent"] > 20).all()
@@ -286,7 +290,8 @@ def assert_same_end(one: Trainer, other: Trainer) -> None:
     pd.testing.assert_frame_equal(metrics.drop(columns=TIMES), others.drop(columns=TIMES))
     assert others["elapsed_sec"].is_monotonic_increasing
     assert one.run.read_samples() == other.run.read_samples()
-    pd.testing.assert_frame_equal(one.run.read_token_losses(), other.run.read_token_losses())
+    for read in (read_token_losses, read_depth_losses):
+        pd.testing.assert_frame_equal(read(one.run), read(other.run))
     pd.testing.assert_frame_equal(one.run.read_position_losses(), other.run.read_position_losses())
 
 

@@ -212,11 +212,11 @@ def new_model(config: RunConfig, device: torch.device | str = "cpu") -> GPT:
 
 
 def model_from(weights: dict[str, torch.Tensor], config: RunConfig) -> GPT:
-    """A model of these weights, in eval mode, in the shape of a run."""
+    """A model of these weights to be asked, not trained: in eval mode, in the shape of a run, none with a gradient."""
     with torch.device("meta"):  # to draw weights that are replaced at once takes longer than to read them
         model = shaped_model(config)
     model.load_state_dict(weights, assign=True)
-    return model.eval()
+    return model.eval().requires_grad_(False)  # so that attention which adds nothing is left out
 
 
 def shaped_model(config: RunConfig) -> GPT:

@@ -184,8 +184,8 @@ def _share(share: float) -> str:
 def _time(summary: dict[str, Any]) -> tuple[str, str]:
     """How long it took, and for what."""
     steps = f"{summary['step']:,} step" + ("s" if summary["step"] > 1 else "")
-    return duration(summary["elapsed_sec"]), f"of training: {steps} in {duration(summary['step_sec'])}, and then " \
-        "measuring, samples, checkpoints"
+    return duration(summary["elapsed_sec"]), f"of training: {steps} in {duration(summary['step_sec'])}; measuring, " \
+        "samples and checkpoints took the rest"
 
 
 def _told(metrics) -> str:
@@ -214,7 +214,7 @@ def _caption(summary: dict[str, Any], config: RunConfig) -> str:
     points = " The dot is the loss over all tokens at the end, the ring that of windows moved by half." \
         if loss is not None and moved is not None else ""
     if points and max(loss, moved) < summary["mean_loss"]:
-        points += " They lie lower, for a step reads its windows before it trains on them."
+        points += " They lie lower: they are of the last weights, the mean is of all that the last epoch had."
     restarts = " It was resumed where an upright line stands." if summary.get("restarts") else ""
     return ("Loss in nats per token, on a log scale. Pale: single steps; dark: their mean over an epoch."
             + points + restarts)

@@ -57,8 +57,8 @@ def beside_steps(metrics: pd.DataFrame, corpus_loss: float | None) -> str:
                 "trains on them, about an epoch after it last did; the pass over all tokens follows at once.")
     mean = metrics["mean_loss"].iloc[-1]
     higher = "" if mean <= corpus_loss else (
-        f" Their mean over the last epoch, {mean:.4f}, is higher: a step reads its windows before it trains on them, "
-        "the pass over all tokens comes behind the last step.")
+        f" Their mean over the last epoch, {mean:.4f}, is higher: it is of steps by earlier weights, which knew less; "
+        "the pass over all tokens is by the last ones.")
     easy = ", by windows that happened to be easy" if mean > corpus_loss else ""
     return (f"{below:,} of {len(metrics):,} logged steps {'were' if below > 1 else 'was'} lower than the "
             f"{corpus_loss:.4f} of all tokens, down to {metrics['loss'].min():.4f}{easy}. So no step decides.{higher}")
@@ -189,7 +189,7 @@ def behind_cuts(offsets: Sequence[int], tokens: Sequence[float], most: int) -> s
     if math.isnan(at_cut):
         return "The text is too short for such passages."
     kept = np.mean(behind) / max(at_cut, 0.1)
-    return (f"At a cut {at_cut:.1f} of {most} tokens came back on average, {offsets[1]} to {offsets[-1]} behind it "
+    return (f"At a cut {at_cut:.1f} of {most} tokens came back on average, {offsets[1]} to {offsets[-1]} after it "
             f"{np.mean(behind):.1f}: " + ("it recites hardly anything." if max(tokens) < 1 else
                                           "what it recites, it recites from its cuts." if kept < 0.5 else
                                           "part of it is recited from the cuts alone." if kept < 0.8 else

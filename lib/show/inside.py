@@ -58,8 +58,9 @@ def after(block: int, blocks: int) -> str:
 
 
 def used_alike(tokens: np.ndarray, words: Sequence[int], trained: list[list[int]], untrained: list[list[int]]) -> str:
-    """Whether the tokens whose rows point the way of a word's are used as it is in a text (N,): how much of what stands
-    directly before and after the rarer of the two stands there with the other as well."""
+    """Whether the tokens whose rows point the way of a word's are used as it is in a text (N,): how many of the tokens
+    directly before and after the rarer of the two stand there with the other as well. What is frequent has many of
+    them, however it is used, so tokens about as frequent as those neighbours stand beside them."""
     def around(token: int) -> set[tuple[int, int]]:
         at = np.flatnonzero(tokens[1:-1] == token) + 1
         return {(-1, t) for t in tokens[at - 1].tolist()} | {(1, t) for t in tokens[at + 1].tolist()}
@@ -69,7 +70,18 @@ def used_alike(tokens: np.ndarray, words: Sequence[int], trained: list[list[int]
         return float(np.mean([len(a & b) / max(1, min(len(a), len(b))) for a, b in pairs]))
     if trained == untrained:
         return "Both columns are the same: of training nothing can be seen here."
-    now, before = common(trained), common(untrained)
-    return (f"Of what stands around the rarer of two neighbours, {now:.0%} stands around the other, too; {before:.0%} "
-            "in the untrained model: " + ("tokens used alike point the same way." if now > 1.5 * before else
-                                          "that tokens used alike point the same way cannot be seen here."))
+    ids, counts = np.unique(tokens, return_counts=True)
+    ranked = ids[np.argsort(-counts, kind="stable")].tolist()
+    place = {token: rank for rank, token in enumerate(ranked)}
+
+    def as_frequent(token: int, not_these: set[int]) -> int:
+        return min((other for other in ranked if other not in not_these), default=token,
+                   key=lambda other: abs(place[other] - place[token]))
+
+    alike = [[as_frequent(other, {word, *others}) for other in others]
+             for word, others in zip(words, trained, strict=True)]
+    now, before, by_chance = common(trained), common(untrained), common(alike)
+    return (f"Of the tokens directly beside the rarer of two neighbours, {now:.0%} stand beside the other, too; "
+            f"{by_chance:.0%} where others as frequent take the neighbours' places, {before:.0%} in the untrained "
+            "model: " + ("tokens used alike point the same way." if now > 1.5 * max(before, by_chance) else
+                         "that tokens used alike point the same way cannot be seen here."))

@@ -115,7 +115,7 @@ def test_what_it_can_recite_is_a_number_where_that_was_kept_and_words_where_not(
     assert [entry["place"] for entry in screen["asked"]] == ["at a cut", "7 tokens later"]
     html = render(screen)
     assert "from its first error on. Begun at a cut it is one of the 75 % of passages that come back whole.</p>" in html
-    assert "Begun at a cut: all 50 of 50 tokens right" in html and "later: the first 6 of 50 tokens right" in html
+    assert "Begun at a cut: all 50 tokens right" in html and "later: the first 6 of 50 tokens right" in html
     assert '<span class="right"> now we&#39;ll</span><span class="wrong">↵\n in what</span>' in html
     assert html.count('class="wrong">') == 2 and "What, ho!" not in html  # one of them explains the colour
     recalled(run, anywhere=1.0, step=4)  # of other weights than the last

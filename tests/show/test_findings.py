@@ -128,7 +128,7 @@ def test_a_passage_asked_from_two_places_goes_wrong_at_one_or_not():
 
 def test_recall_falls_behind_a_cut_or_does_not():
     told = findings.behind_cuts([0, 1, 2, 4], [50, 30, 20, 3], 50)
-    assert told == ("At a cut 50.0 of 50 tokens came back on average, 1 to 4 behind it 17.7: what it recites, it "
+    assert told == ("At a cut 50.0 of 50 tokens came back on average, 1 to 4 after it 17.7: what it recites, it "
                     "recites from its cuts.")
     assert findings.behind_cuts([0, 1, 2], [40, 20, 30], 50).endswith("part of it is recited from the cuts alone.")
     assert findings.behind_cuts([0, 1, 2], [50, 49, 48], 50).endswith("it recites from between its cuts, too.")

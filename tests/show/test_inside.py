@@ -27,7 +27,10 @@ def test_what_the_blocks_do_comes_about_in_training():
 
 def test_neighbours_are_used_alike_or_are_not():
     tokens = np.array([1, 7, 2, 1, 8, 2, 1, 7, 2, 1, 8, 2, 3, 9, 4, 3, 9, 4, 5], np.uint16)  # 7 and 8 between 1 and 2
-    assert "100% stands around the other, too; 0% in" in inside.used_alike(tokens, [7], [[8]], [[9]])
+    assert ("100% stand beside the other, too; 0% where others as frequent take the neighbours' places, 0% in the "
+            in inside.used_alike(tokens, [7], [[8]], [[9]]))
     assert inside.used_alike(tokens, [7], [[8]], [[9]]).endswith("tokens used alike point the same way.")
     assert inside.used_alike(tokens, [7], [[9]], [[8]]).endswith("cannot be seen here.")
     assert inside.used_alike(tokens, [7], [[9]], [[9]]).endswith("nothing can be seen here.")
+    anything = np.array([1, 7, 2, 1, 8, 2, 1, 9, 2] * 2, np.uint16)  # whatever is as frequent is used so, too
+    assert inside.used_alike(anything, [7], [[8]], [[1]]).endswith("cannot be seen here.")

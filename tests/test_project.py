@@ -43,7 +43,8 @@ def test_the_readme_is_read_in_some_minutes():
     assert len([word for word in text.split() if re.search(r"\w", word)]) <= 800
 
 
-DOCUMENTS = sorted(path for place in (".", "benchmarks/records", "docs", "docs/whole_run", "space", "tests/slow")
+DOCUMENTS = sorted(path for place in (".", "benchmarks/records", "docs", "docs/default_run", "docs/whole_run", "space",
+                                        "tests/slow")
                    for path in (ROOT / place).glob("*.md"))
 
 

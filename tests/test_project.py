@@ -44,7 +44,7 @@ def test_the_readme_is_read_in_some_minutes():
 
 
 DOCUMENTS = sorted(path for place in (".", "benchmarks/records", "docs", "docs/default_run", "docs/whole_run", "space",
-                                        "tests/slow")
+                                      "tests/slow")
                    for path in (ROOT / place).glob("*.md"))
 
 

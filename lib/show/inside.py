@@ -30,9 +30,9 @@ def depth(losses: Sequence[float], right: Sequence[float]) -> str:
     if losses[-1] > 0.7 * losses[0]:
         return (f"The loss is {losses[0]:.2f} before the first block and {losses[-1]:.2f} after the last: "
                 + ("hardly less." if losses[-1] < losses[0] else "no less."))
-    at = half_way(losses)
+    at = _half_way(losses)
     return (f"The loss falls from {losses[0]:.2f} before the first block to {losses[-1]:.2f} after the last; half of "
-            f"that is done {after(at, len(losses) - 1)}, when {right[at]:.0%} of the tokens would be right.")
+            f"that is done {_after(at, len(losses) - 1)}, when {right[at]:.0%} of the tokens would be right.")
 
 
 def depth_over_time(steps: Sequence[int], losses: Sequence[Sequence[float]]) -> str:
@@ -42,17 +42,17 @@ def depth_over_time(steps: Sequence[int], losses: Sequence[Sequence[float]]) -> 
         return "The blocks were asked only once."
     ways = []
     for step, some in zip(steps, losses, strict=True):
-        half = "" if some[-1] >= some[0] else f", half of that {after(half_way(some), len(some) - 1)}"
+        half = "" if some[-1] >= some[0] else f", half of that {_after(_half_way(some), len(some) - 1)}"
         ways.append(f"at step {step:,} the blocks bring the loss from {some[0]:.2f} to {some[-1]:.2f}{half}")
     return "; ".join(ways).capitalize() + "."
 
 
-def half_way(losses: Sequence[float]) -> int:
+def _half_way(losses: Sequence[float]) -> int:
     """After how many blocks half of the way from the first loss to the last, which is lower, is done."""
     return next(i for i, loss in enumerate(losses) if loss <= (losses[0] + losses[-1]) / 2)
 
 
-def after(block: int, blocks: int) -> str:
+def _after(block: int, blocks: int) -> str:
     """A depth in words."""
     return f"after block {block} of {blocks}" if block else "after the embeddings"
 
